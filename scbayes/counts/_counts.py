@@ -1,0 +1,101 @@
+"""One door to the counts of a data set, whatever holds them."""
+
+from collections.abc import Iterator
+from functools import reduce
+
+import numpy as np
+
+from scbayes.counts._blocks import row_blocks
+from scbayes.counts._check import check_counts, check_shape
+from scbayes.counts._project import gather, scatter
+from scbayes.counts._summary import Summary, merge, summarise_block
+
+
+class Counts:
+    """Counts of cells x genes, read in blocks of cells and never dense.
+
+    Parameters
+    ----------
+    x
+        Cells x genes: CSR, CSC, dense, a backed matrix, or a dask array.
+    batch
+        Batch of each cell, integers from 0, shape ``(n_cells,)``; one batch where it is None.
+    n_batches
+        Number of batches.
+    mask
+        Genes to keep, bool, shape ``(n_genes,)``. The others are pooled into one last gene, so that totals stay whole.
+    where
+        What messages call the matrix, e.g. ``"layer 'counts'"``.
+    """
+
+    def __init__(self, x, batch=None, n_batches: int = 1, mask=None, where: str = "X") -> None:
+        check_shape(x, where)
+        self.x = x
+        self.where = where
+        self.batch = np.zeros(x.shape[0], np.int32) if batch is None else np.ascontiguousarray(batch, np.int32)
+        self.n_batches = n_batches
+        self.column = None
+        self.n_genes = x.shape[1]
+        if mask is not None and not mask.all():
+            kept = int(mask.sum())
+            self.column = np.where(mask, np.cumsum(mask) - 1, kept)
+            self.n_genes = kept + 1
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.x.shape[0]
+
+    def blocks(self, *, check: bool = False) -> Iterator[tuple[int, object]]:
+        """First cell and CSR matrix of each block, checked if asked, columns pooled as the mask says."""
+        for first, block in row_blocks(self.x):
+            if check:
+                check_counts(block, self.where)
+            yield first, block if self.column is None else _pool(block, self.column, self.n_genes)
+
+    def summarise(self) -> Summary:
+        """Sufficient statistics, from one checked pass over the non-zeros."""
+        parts = []
+        for first, block in self.blocks(check=True):
+            batch = self.batch[first : first + block.shape[0]]
+            parts.append(summarise_block(block.indptr, block.indices, block.data, batch, self.n_genes, self.n_batches))
+        return reduce(merge, parts)
+
+    def gather(self, weights: np.ndarray, *, detected: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Node sums of counts and, if asked, of detections: float64, shape ``(n_batches, n_genes, n_nodes)`` each."""
+        n_rows = self.n_batches * self.n_genes
+        counts = np.zeros((n_rows, weights.shape[1]))
+        seen = np.zeros((n_rows if detected else 0, weights.shape[1]))
+        for first, block in self.blocks():
+            cells = slice(first, first + block.shape[0])
+            gather(block.indptr, block.indices, block.data, self._offset(cells), weights[cells], counts, seen)
+        shape = (self.n_batches, self.n_genes, weights.shape[1])
+        return counts.reshape(shape), seen.reshape(shape if detected else (0, 0, weights.shape[1]))
+
+    def scatter(self, per_count: np.ndarray, per_detection: np.ndarray | None = None) -> np.ndarray:
+        """Sums over each cell's non-zeros of functions tabulated per gene on nodes: ``(n_cells, n_nodes)``.
+
+        Parameters
+        ----------
+        per_count, per_detection
+            Shape ``(n_batches, n_genes, n_nodes)``: added count times, and once for each non-zero.
+        """
+        n_nodes = per_count.shape[-1]
+        out = np.zeros((self.n_cells, n_nodes))
+        per_count = np.ascontiguousarray(per_count).reshape(-1, n_nodes)
+        once = np.zeros((0, n_nodes)) if per_detection is None else np.ascontiguousarray(per_detection)
+        for first, block in self.blocks():
+            cells = slice(first, first + block.shape[0])
+            offset = self._offset(cells)
+            scatter(block.indptr, block.indices, block.data, offset, per_count, once.reshape(-1, n_nodes), out[cells])
+        return out
+
+    def _offset(self, cells: slice) -> np.ndarray:
+        return self.batch[cells].astype(np.int64) * self.n_genes
+
+
+def _pool(block, column: np.ndarray, n_genes: int):
+    """``block`` with its columns renumbered, those of pooled genes summed into the last one."""
+    pooled = type(block)((block.data, column[block.indices], block.indptr), shape=(block.shape[0], n_genes), copy=True)
+    pooled.sum_duplicates()
+    return pooled

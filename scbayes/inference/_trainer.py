@@ -1,0 +1,208 @@
+"""Stochastic variational inference: one loop for every NumPyro program and guide.
+
+Steps run in compiled windows; the loss comes to the host once a window. Windows lie at fixed step numbers and the
+random key of a step depends on its number alone, so a run that was cut and resumed takes the steps of an uncut one.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm.auto import tqdm
+
+#: Steps between looks at the loss.
+WINDOW = 50
+#: Nats per latent number: windows whose mean losses differ by less are taken as equal.
+TOLERANCE = 1e-3
+
+
+class Progress(NamedTuple):
+    """All that is needed to go on: NumPyro's optimiser state (a pytree of arrays), and the steps that were rejected."""
+
+    optimizer: object
+    n_rejected: Array
+
+
+class Training(NamedTuple):
+    """What a run gave.
+
+    Attributes
+    ----------
+    params
+        Parameters of the guide.
+    progress
+        State to go on from.
+    losses
+        Loss of each step in nats, float64, from the first step of all runs.
+    n_rejected
+        Steps whose loss or gradient was not finite, and which were not taken.
+    converged
+        The last two windows agree (see :func:`drift`).
+    drift
+        Mean loss of the last window but one minus that of the last, nats; NaN before there are two.
+    interrupted
+        The user stopped it (KeyboardInterrupt).
+    """
+
+    params: dict[str, Array]
+    progress: Progress
+    losses: np.ndarray
+    n_rejected: int
+    converged: bool
+    drift: float
+    interrupted: bool
+
+
+def train(
+    program: Callable,
+    guide: Callable,
+    inputs,
+    params: dict[str, Array],
+    *,
+    optimizer=None,
+    loss=None,
+    n_steps: int = 2000,
+    n_latent: int,
+    key: Array,
+    stable_update: bool = True,
+    progress: Progress | None = None,
+    losses: np.ndarray | None = None,
+    show: bool = False,
+) -> Training:
+    """Minimise ``loss`` until it stops falling.
+
+    Parameters
+    ----------
+    program, guide
+        NumPyro functions of ``inputs``; hashable, since compiled code is kept for each pair.
+    inputs
+        Pytree handed to both.
+    params
+        Initial parameters of the guide, unconstrained.
+    optimizer
+        An optax transformation or a NumPyro optimiser; None: Adam with a falling step size.
+    loss
+        A NumPyro ELBO; None: ``Trace_ELBO()``.
+    n_steps
+        Steps at most, those of earlier runs (``losses``) counted in.
+    n_latent
+        Number of latent scalars, for the criterion of convergence.
+    progress, losses
+        State and losses of an earlier run to go on from.
+    """
+    optimizer = as_optimizer(optimizer)
+    loss = _default_loss() if loss is None else loss
+    if progress is None:
+        progress = Progress(optimizer.init(params), jnp.zeros((), jnp.int32))
+    losses = np.zeros(0) if losses is None else np.asarray(losses, float)
+    run = _compiled(program, guide, optimizer, loss, stable_update)
+    interrupted = False
+    bar = tqdm(total=n_steps, initial=len(losses), desc="fit", unit="step", disable=not show)
+    try:
+        while len(losses) < n_steps and not _agree(losses, n_latent)[0]:
+            steps = np.arange(len(losses), min(n_steps, (len(losses) // WINDOW + 1) * WINDOW))
+            # one compiled length: the steps beyond the last are masked out
+            number = np.concatenate([steps, np.full(WINDOW - len(steps), -1)])
+            progress, new = run(progress, key, number, inputs)
+            losses = np.concatenate([losses, np.asarray(new)[: len(steps)]])
+            bar.update(len(steps))
+            bar.set_postfix(loss=f"{np.nanmean(losses[-WINDOW:]):.6g}")
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        bar.close()
+    converged, moved = _agree(losses, n_latent)
+    found = optimizer.get_params(progress.optimizer)
+    return Training(found, progress, losses, int(progress.n_rejected), converged, moved, interrupted)
+
+
+def as_optimizer(optimizer):
+    """A NumPyro optimiser from optax's, NumPyro's, or None.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    import optax
+    from numpyro.optim import _NumPyroOptim
+
+    if optimizer is None:
+        return _default_optimizer()
+    if isinstance(optimizer, _NumPyroOptim):
+        return optimizer
+    if isinstance(optimizer, optax.GradientTransformation):
+        return _from_optax(optimizer)
+    msg = f"optimizer must be an optax transformation or a numpyro optimizer, not {type(optimizer).__name__}"
+    raise TypeError(msg)
+
+
+def _agree(losses: np.ndarray, n_latent: int) -> tuple[bool, float]:
+    """Whether the last two whole windows have the same mean loss, and the fall between them.
+
+    Equal is: within ``TOLERANCE`` nats per latent number, or within two standard errors of the difference.
+    """
+    whole = len(losses) // WINDOW
+    if whole < 2 or len(losses) % WINDOW:
+        return False, float("nan") if whole < 2 else _fall(losses, whole)[0]
+    fall, error = _fall(losses, whole)
+    return bool(abs(fall) <= max(TOLERANCE * n_latent, 2 * error)), fall
+
+
+def _fall(losses: np.ndarray, whole: int) -> tuple[float, float]:
+    before, after = losses[(whole - 2) * WINDOW : whole * WINDOW].reshape(2, WINDOW)
+    if not (np.isfinite(before).any() and np.isfinite(after).any()):
+        return float("nan"), 0.0
+    error = np.sqrt((np.nanvar(before) + np.nanvar(after)) / WINDOW)
+    return float(np.nanmean(before) - np.nanmean(after)), float(error)
+
+
+@lru_cache(maxsize=32)
+def _compiled(program: Callable, guide: Callable, optimizer, loss, stable_update: bool) -> Callable:
+    """A window of steps, compiled once per program, guide, optimiser and shapes."""
+
+    def step(inputs, key, progress: Progress, number: Array):
+        params = optimizer.get_params(progress.optimizer)
+        value, gradient = jax.value_and_grad(
+            lambda p: loss.loss(jax.random.fold_in(key, number), p, program, guide, inputs)
+        )(params)
+        state = optimizer.update(gradient, progress.optimizer, value=value)
+        finite = jnp.isfinite(value)
+        for leaf in jax.tree.leaves(gradient):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        asked = number >= 0
+        take = asked & finite if stable_update else asked
+        state = jax.tree.map(lambda new, old: jnp.where(take, new, old), state, progress.optimizer)
+        return Progress(state, progress.n_rejected + (asked & ~finite)), value
+
+    @jax.jit
+    def run(progress: Progress, key, numbers: Array, inputs):
+        return jax.lax.scan(partial(step, inputs, key), progress, numbers)
+
+    return run
+
+
+@lru_cache(maxsize=1)
+def _default_optimizer():
+    import optax
+
+    # Parameters are in units of posterior standard deviations; the step falls as 1/t so that noise averages out.
+    return as_optimizer(optax.adam(lambda count: 0.03 / (1 + count / 100), b1=0.9, b2=0.99))
+
+
+@lru_cache(maxsize=32)
+def _from_optax(optimizer):
+    from numpyro.optim import optax_to_numpyro
+
+    return optax_to_numpyro(optimizer)
+
+
+@lru_cache(maxsize=1)
+def _default_loss():
+    from numpyro.infer import Trace_ELBO
+
+    return Trace_ELBO()

@@ -1,0 +1,154 @@
+r"""Cells as the genes see them, and genes as the cells see them: through nodes in :math:`x = \ln\nu_c`."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+
+from scbayes.counts import Counts, Summary
+from scbayes.models._evidence import Evidence
+from scbayes.models._model import Model
+from scbayes.stats._chebyshev import Chebyshev, chebyshev
+
+#: Three-point Gauss-Hermite rule: standard normal abscissae and weights.
+HERMITE = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
+#: Distance of the nearest singularity of a cell's score from the real line, without and with zero inflation.
+POLE = {False: np.pi, True: 1.0}
+#: Newton steps for all cells together.
+N_STEPS = 10
+
+
+class Cells(NamedTuple):
+    """Normal posterior of ln nu: ``loc`` and ``scale``, shape ``(n_cells,)``."""
+
+    loc: np.ndarray
+    scale: np.ndarray
+
+
+def node_grid(cells: Cells, *, gate: bool) -> Chebyshev:
+    """Nodes that cover the cells and their uncertainty."""
+    low, high = np.min(cells.loc - 6 * cells.scale), np.max(cells.loc + 6 * cells.scale)
+    return chebyshev(float(low), float(high), pole=POLE[gate])
+
+
+def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *, genes: bool, gate: bool) -> Evidence:
+    """Evidence with the cells on the nodes of ``grid``, averaged over their posterior.
+
+    Parameters
+    ----------
+    genes
+        Also project counts (and, with ``gate``, detections): needed where odds differ between genes or zeros count.
+    """
+    weights = sum(part * grid.weights(cells.loc + at * cells.scale) for at, part in HERMITE)
+    n_batches, cell_total = evidence.n_batches, np.asarray(evidence.cell_total)
+    per_batch = np.stack([weights[counts.batch == b].sum(0) for b in range(n_batches)])
+    if genes:
+        node_counts, detected = counts.gather(weights, detected=gate)
+    else:  # only the sum over genes matters: spread it evenly
+        share = weights * (cell_total / counts.n_genes)[:, None]
+        node_counts = np.stack([share[counts.batch == b].sum(0) for b in range(n_batches)])[:, None]
+        detected = np.zeros((0, 0, 0))
+    return evidence._replace(
+        nodes=jnp.tile(jnp.asarray(grid.nodes), (n_batches, 1)),
+        node_cells=jnp.asarray(per_batch),
+        node_counts=jnp.asarray(node_counts),
+        node_detected=jnp.asarray(detected),
+    )
+
+
+def cell_scores(
+    model: Model, points: Array, log_odds: Array | None, priors, counts: Counts, summary: Summary, grid: Chebyshev, log_mrna
+) -> np.ndarray:
+    """Log likelihood of each cell as a function of ln nu, at the nodes: shape ``(n_cells, n_nodes)``.
+
+    Parameters
+    ----------
+    points
+        Coordinates of the genes over which it is averaged, ``(n_points, n_genes, K)``.
+    log_odds
+        Shared log odds ``(n_batches, 1)``, or None.
+    """
+    nodes = jnp.tile(jnp.asarray(grid.nodes), (summary.n_batches, 1))
+    tables = _tables(model, points, log_odds, priors, jnp.asarray(summary.batch), nodes, log_mrna)
+    per_count, per_detection, all_zero = (value if value is None else np.asarray(value) for value in tables)
+    if per_count.shape[1] == 1 and per_detection is None:  # all genes of a cell score alike: its total is enough
+        return summary.cell_total[:, None] * per_count[summary.batch, 0] + all_zero[summary.batch]
+    shape = (summary.n_batches, summary.n_genes, len(grid.nodes))
+    return counts.scatter(np.broadcast_to(per_count, shape), per_detection) + all_zero[summary.batch]
+
+
+@partial(jax.jit, static_argnames="model")
+def _tables(model: Model, points: Array, log_odds, priors, batch: Array, nodes: Array, log_mrna):
+    def at(z: Array):
+        likelihood = model.likelihood(model.gene_values(z, priors), log_mrna, batch, log_odds)
+        return likelihood.node_functions(nodes)
+
+    return jax.tree.map(lambda value: value.mean(0), jax.lax.map(at, points))
+
+
+def solve_cells(scores: np.ndarray, grid: Chebyshev, cells: Cells, prior: dist.Distribution, *, unconstrained: bool) -> Cells:
+    """Best normal approximation of each cell's posterior of ln nu (see stats._newton).
+
+    Parameters
+    ----------
+    scores
+        Log likelihoods at the nodes, ``(n_cells, n_nodes)``.
+    prior
+        Prior of nu; of ln nu where ``unconstrained``.
+    """
+    slope, bend = _slopes(scores, grid)
+    ends = jnp.asarray([grid.low, grid.high])
+    loc, scale = _solve(jnp.asarray(slope), jnp.asarray(bend), ends, *cells, prior, unconstrained)
+    return Cells(np.asarray(loc), np.asarray(scale))
+
+
+@partial(jax.jit, static_argnames="unconstrained")
+def _solve(slope, bend, ends, loc, scale, prior, unconstrained):
+    """Newton's method on the mean of each cell's normal, with derivatives averaged over it."""
+    low, high = ends
+    order = jnp.arange(slope.shape[1])
+
+    def log_prior(x):
+        return prior.log_prob(x) if unconstrained else prior.log_prob(jnp.exp(x)) + x
+
+    def derivatives(x):
+        basis = jnp.cos(order * jnp.arccos(jnp.clip((2 * x - low - high) / (high - low), -1, 1))[:, None])
+        first, second = jax.grad(log_prior), jax.grad(jax.grad(log_prior))
+        return (basis * slope).sum(1) + jax.vmap(first)(x), -(basis * bend).sum(1) - jax.vmap(second)(x)
+
+    def step(_, cells):
+        loc, scale = cells
+        found = [derivatives(loc + at * scale) for at, _ in HERMITE]
+        gradient = sum(share * slope for (_, share), (slope, _) in zip(HERMITE, found, strict=True))
+        curvature = sum(share * bend for (_, share), (_, bend) in zip(HERMITE, found, strict=True))
+        curvature = jnp.maximum(curvature, 1e-3)
+        move = jnp.clip(gradient / curvature, -1, 1)
+        return jnp.clip(loc + move, low, high), jnp.minimum(curvature**-0.5, (high - low) / 4)
+
+    return jax.lax.fori_loop(0, N_STEPS, step, (loc, scale))
+
+
+def anchor(evidence: Evidence, grid: Chebyshev, scores: np.ndarray, cells: Cells) -> Evidence:
+    """Evidence whose cells may move around ``cells``; its nodes were averaged over the same ``cells``.
+
+    The averaged nodes already hold the mean of each cell's curvature, so that of the movement is taken out.
+    """
+    slope, bend = _slopes(scores, grid)
+    basis = grid.basis(cells.loc)
+    curvature = np.maximum(-np.sum(basis * bend, 1), 0)
+    return evidence._replace(
+        anchor=jnp.asarray(cells.loc),
+        slope=jnp.asarray(np.sum(basis * slope, 1)),
+        curvature=jnp.asarray(curvature),
+        constant=evidence.constant - np.sum(curvature * np.expm1(cells.scale**2 / 2)),
+    )
+
+
+def _slopes(scores: np.ndarray, grid: Chebyshev) -> tuple[np.ndarray, np.ndarray]:
+    """Chebyshev coefficients of the first and second derivative of functions given at the nodes."""
+    first = scores @ grid.transform.T @ grid.derivative.T
+    return first, first @ grid.derivative.T

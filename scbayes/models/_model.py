@@ -1,0 +1,233 @@
+"""A model: its parameters, its NumPyro program, and its guide."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions.transforms import biject_to
+
+from scbayes.models._config import ModelConfig
+from scbayes.models._coupled_normal import CoupledNormal
+from scbayes.models._evidence import Evidence
+from scbayes.models._likelihood import NegativeBinomialCounts
+from scbayes.models._posterior import Posterior, moved, no_change
+from scbayes.models._priors import support
+
+
+class Inputs(NamedTuple):
+    """What program and guide are given.
+
+    Attributes
+    ----------
+    counts
+        Evidence, or dense counts ``(n_cells, n_genes)``; None to draw them.
+    priors
+        Prior of each sampled parameter.
+    log_mrna
+        Log of the total mRNA per cell that fixes the scale of nu and mu.
+    batch
+        Batch of each cell, ``(n_cells,)``.
+    start
+        Posterior to start from; its shapes give the number of genes.
+    """
+
+    counts: object
+    priors: dict[str, dist.Distribution]
+    log_mrna: Array
+    batch: Array
+    start: Posterior
+
+
+class Model:
+    r"""NB family: ``u_cg ~ NB(size r_g, odds nu_c exp(b_g))``, zero with probability ``gate_g`` on top.
+
+    The parameterization says which of r, mu, p, phi are sampled, and so where the priors sit; ``log_size`` and
+    ``gene_log_odds`` follow:
+
+    ============  ==============  ==========================  =============================
+    coordinates   sampled         :math:`r_g`                 :math:`b_g`
+    ============  ==============  ==========================  =============================
+    standard      r, p            r                           logit p
+    linked        mu, p           mu (1-p)/p                  logit p
+    odds_ratio    mu, phi         mu phi                      -ln phi
+    mean_disp     mu, r           r                           ln mu - ln r
+    ============  ==============  ==========================  =============================
+
+    With capture, ``standard`` does not sample p: only odds are identified, and the total mRNA per cell M, a stated
+    constant, sets p/(1-p) = M / sum(r).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(config: ModelConfig) -> "Model":
+        """The one model of a config: compiled code is kept per model, so equal configs must share theirs."""
+        return Model(config)
+
+    # -- parameters ----------------------------------------------------------------------------------------------------
+    @property
+    def columns(self) -> list[tuple[str, int]]:
+        """(parameter, batch copy) of each of the K coordinates of a gene."""
+        return [(site, copy) for site in self.config.gene_sites for copy in range(self.config.copies(site))]
+
+    @property
+    def abundance(self) -> str:
+        """The gene-wise parameter that sets the composition."""
+        return self.config.gene_sites[0]
+
+    @property
+    def n_levels(self) -> int:
+        """Number of shared b: one, or one per batch; none where b belongs to the gene."""
+        config = self.config
+        return config.copies((*config.global_sites, "r")[0]) if config.shared_odds else 0
+
+    @property
+    def n_factors(self) -> int:
+        """Number of scalars through which genes are coupled in the guide: in ``standard``, the shared b."""
+        return self.n_levels if self.config.parameterization == "standard" else 0
+
+    def transform(self, site: str, priors: dict[str, dist.Distribution]):
+        """Map from the unconstrained coordinate (log, logit) to the parameter."""
+        return biject_to(support(site, priors[site], self.config))
+
+    def split_genes(self, gene: Array) -> dict[str, Array]:
+        """Gene-wise coordinates ``(n_genes, K)`` by parameter, each ``(copies, n_genes)``."""
+        names = [name for name, _ in self.columns]
+        return {s: jnp.stack([gene[..., k] for k, n in enumerate(names) if n == s]) for s in self.config.gene_sites}
+
+    def split(self, gene: Array, glob: Array, cell: Array) -> dict[str, Array]:
+        """Coordinates by parameter: gene-wise ``(copies, n_genes)``, global ``(copies,)``, cell-wise ``(n_cells,)``."""
+        values = self.split_genes(gene)
+        at = 0
+        for site in self.config.global_sites:
+            copies = self.config.copies(site)
+            values[site] = glob[at : at + copies]
+            at += copies
+        return values | dict.fromkeys(self.config.cell_sites, cell)
+
+    def gene_values(self, gene: Array, priors) -> dict[str, Array]:
+        """Gene-wise parameters at coordinates ``(n_genes, K)``."""
+        return {site: self.transform(site, priors)(z) for site, z in self.split_genes(gene).items()}
+
+    def likelihood(self, values: dict[str, Array], log_mrna, batch: Array, log_odds=None) -> NegativeBinomialCounts:
+        """Distribution of the counts given the parameters.
+
+        Parameters
+        ----------
+        values
+            Parameters by name, shaped as in :meth:`split`.
+        log_odds
+            Shape ``(n_batches, 1)``: stands for the shared b, so that genes do not depend on each other.
+        """
+        config = self.config
+        if config.parameterization == "mean_disp":
+            log_size = jnp.log(values["r"])
+            gene_log_odds = jnp.log(values["mu"]) - log_size
+        else:
+            gene_log_odds = self.shared_log_odds(values, log_mrna) if log_odds is None else log_odds
+            log_size = jnp.log(values[self.abundance])
+            if self.abundance == "mu":
+                log_size = log_size - gene_log_odds
+        shape = (config.n_batches, log_size.shape[-1])
+        log_size = jnp.broadcast_to(log_size, shape)
+        gene_log_odds = jnp.broadcast_to(gene_log_odds, (shape[0], gene_log_odds.shape[-1]))
+        cell = jnp.log(values["nu"]) if "nu" in values else None
+        gate = jax.scipy.special.logit(jnp.broadcast_to(values["gate"], shape)) if config.gate else None
+        return NegativeBinomialCounts(log_size, gene_log_odds, cell, gate, batch)
+
+    def shared_log_odds(self, values: dict[str, Array], log_mrna) -> Array:
+        """b where all genes of a batch share it: logit p, shape ``(1 or n_batches, 1)``."""
+        if "phi" in values:
+            return -jnp.log(values["phi"])[:, None]
+        if "p" in values:
+            return jax.scipy.special.logit(values["p"])[:, None]
+        return log_mrna - jnp.log(values["r"].sum(-1, keepdims=True))
+
+    # -- program and guide ---------------------------------------------------------------------------------------------
+    def program(self, inputs: Inputs) -> None:
+        """NumPyro model: priors and likelihood, of dense counts or of a summary alike."""
+        values = {}
+        for site in self.config.sites:
+            prior = inputs.priors[site]
+            if self.config.unconstrained:
+                prior = dist.TransformedDistribution(prior, self.transform(site, inputs.priors))
+            shape = self.shape(site, inputs)
+            values[site] = numpyro.sample(site, prior.expand(shape).to_event(len(shape)))
+        likelihood = self.likelihood(values, inputs.log_mrna, inputs.batch)
+        if isinstance(inputs.counts, Evidence):  # NumPyro observes arrays only
+            numpyro.factor("counts", likelihood.log_prob(inputs.counts))
+        else:
+            numpyro.sample("counts", likelihood, obs=inputs.counts)
+
+    def guide(self, inputs: Inputs) -> None:
+        """NumPyro guide: normal on log and logit coordinates, genes coupled where the cells couple them."""
+        change = {name: numpyro.param(name, value) for name, value in no_change(inputs.start).items()}
+        self.sample_posterior(moved(inputs.start, change), inputs.priors, detached=True)
+
+    def sample_posterior(self, posterior: Posterior, priors, *, detached: bool = False) -> None:
+        """Sample statements of the posterior, one per parameter."""
+        gene = CoupledNormal(posterior.gene_loc, posterior.gene_tril, posterior.gene_factor, detached=detached)
+        drawn = [_auxiliary("_gene", gene)]
+        for name in ("global", "cell"):
+            loc, scale = getattr(posterior, f"{name}_loc"), getattr(posterior, f"{name}_scale")
+            drawn.append(_auxiliary(f"_{name}", _Normal(loc, scale, detached=detached)) if loc.size else loc)
+        for site, z in self.untie(self.split(*drawn)).items():
+            transform = self.transform(site, priors)
+            value = transform(z)
+            density = -transform.log_abs_det_jacobian(z, value).sum()
+            numpyro.sample(site, dist.Delta(value, density, event_dim=value.ndim))
+
+    def untie(self, z: dict[str, Array]) -> dict[str, Array]:
+        """Coordinates of the parameters from those of the posterior.
+
+        Without capture, ``standard`` has r and p tied along the ridge of equal expected total; the posterior's own
+        coordinate is that total, ln(p/(1-p)) + ln sum(r), which is nearly independent of r.
+        """
+        if self.config.parameterization == "standard" and "p" in z:
+            log_r = jax.scipy.special.logsumexp(z["r"], -1)
+            return z | {"p": z["p"] - (log_r if log_r.shape == z["p"].shape else log_r.mean())}
+        return z
+
+    def shape(self, site: str, inputs: Inputs) -> tuple[int, ...]:
+        """Shape of a sampled parameter."""
+        if site in self.config.cell_sites:
+            return inputs.batch.shape
+        copies = self.config.copies(site)
+        return (copies, inputs.start.gene_loc.shape[0]) if site in self.config.gene_sites else (copies,)
+
+    def log_prior(self, z: dict[str, Array], priors) -> dict[str, Array]:
+        """Log prior density of unconstrained coordinates, by parameter and element."""
+        result = {}
+        for site, value in z.items():
+            if self.config.unconstrained:
+                result[site] = priors[site].log_prob(value)
+            else:
+                transform = self.transform(site, priors)
+                x = transform(value)
+                result[site] = priors[site].log_prob(x) + transform.log_abs_det_jacobian(value, x)
+        return result
+
+
+class _Normal(dist.Normal):
+    """Independent normals whose density, where ``detached``, has constant parameters (see CoupledNormal)."""
+
+    pytree_aux_fields = ("detached",)
+
+    def __init__(self, loc, scale, *, detached: bool = False, validate_args=None) -> None:
+        self.detached = detached
+        super().__init__(loc, scale, validate_args=validate_args)
+
+    def log_prob(self, value: Array) -> Array:
+        if self.detached:
+            return dist.Normal(*jax.lax.stop_gradient((self.loc, self.scale))).log_prob(value)
+        return super().log_prob(value)
+
+
+def _auxiliary(name: str, fn: dist.Distribution) -> Array:
+    return numpyro.sample(name, fn.to_event(1) if fn.event_dim == 0 else fn, infer={"is_auxiliary": True})

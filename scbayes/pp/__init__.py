@@ -1,0 +1,5 @@
+"""Preprocessing: from a count matrix to data that can be fitted."""
+
+from scbayes.pp._prepare_counts import prepare_counts
+
+__all__ = ["prepare_counts"]

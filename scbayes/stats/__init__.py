@@ -1,0 +1,1 @@
+"""Pure numerics: arrays in, arrays out. Imports nothing else of the package."""
