@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import reduce
 
 import numpy as np
+from scipy import sparse
 
 from scbayes.counts._blocks import row_blocks
 from scbayes.counts._check import check_counts, check_shape
@@ -30,7 +31,8 @@ class Counts:
 
     def __init__(self, x, batch=None, n_batches: int = 1, mask=None, where: str = "X") -> None:
         check_shape(x, where)
-        self.x = x
+        # columns cannot be read in blocks of cells: turned into rows once, not at each pass
+        self.x = sparse.csr_array(x) if sparse.issparse(x) and x.format == "csc" else x
         self.where = where
         self.batch = np.zeros(x.shape[0], np.int32) if batch is None else np.ascontiguousarray(batch, np.int32)
         self.n_batches = n_batches
@@ -48,7 +50,7 @@ class Counts:
 
     def blocks(self, *, check: bool = False) -> Iterator[tuple[int, object]]:
         """First cell and CSR matrix of each block, checked if asked, columns pooled as the mask says."""
-        for first, block in row_blocks(self.x):
+        for first, block in row_blocks(self.x, where=self.where):
             if check:
                 check_counts(block, self.where)
             yield first, block if self.column is None else _pool(block, self.column, self.n_genes)
@@ -96,6 +98,8 @@ class Counts:
 
 def _pool(block, column: np.ndarray, n_genes: int):
     """``block`` with its columns renumbered, those of pooled genes summed into the last one."""
-    pooled = type(block)((block.data, column[block.indices], block.indptr), shape=(block.shape[0], n_genes), copy=True)
+    # sums of small integer types could overflow
+    data = block.data.astype(np.int64 if np.issubdtype(block.dtype, np.integer) else np.float64)
+    pooled = sparse.csr_array((data, column[block.indices], block.indptr.copy()), shape=(block.shape[0], n_genes))
     pooled.sum_duplicates()
     return pooled

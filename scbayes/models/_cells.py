@@ -61,7 +61,14 @@ def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *
 
 
 def cell_scores(
-    model: Model, points: Array, log_odds: Array | None, priors, counts: Counts, summary: Summary, grid: Chebyshev, log_mrna
+    model: Model,
+    points: Array,
+    log_odds: Array | None,
+    priors,
+    counts: Counts,
+    summary: Summary,
+    grid: Chebyshev,
+    log_mrna,
 ) -> np.ndarray:
     """Log likelihood of each cell as a function of ln nu, at the nodes: shape ``(n_cells, n_nodes)``.
 
@@ -90,7 +97,9 @@ def _tables(model: Model, points: Array, log_odds, priors, batch: Array, nodes: 
     return jax.tree.map(lambda value: value.mean(0), jax.lax.map(at, points))
 
 
-def solve_cells(scores: np.ndarray, grid: Chebyshev, cells: Cells, prior: dist.Distribution, *, unconstrained: bool) -> Cells:
+def solve_cells(
+    scores: np.ndarray, grid: Chebyshev, cells: Cells, prior: dist.Distribution, *, unconstrained: bool
+) -> Cells:
     """Best normal approximation of each cell's posterior of ln nu (see stats._newton).
 
     Parameters

@@ -47,7 +47,9 @@ class ModelConfig:
         allowed = [site for site in self.sites if site != "nu"]
         for site in self.per_batch:
             if site not in allowed:
-                msg = f"per_batch names {site!r}, which {self.describe()} does not have; choose from {', '.join(allowed)}"
+                msg = (
+                    f"per_batch names {site!r}, which {self.describe()} does not have; choose from {', '.join(allowed)}"
+                )
                 raise ValueError(msg)
         if self.per_batch and self.n_batches < 2:
             msg = f"per_batch={list(self.per_batch)} needs a batch_key with at least two batches"

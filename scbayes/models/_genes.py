@@ -169,7 +169,9 @@ class Genes:
             return np.log(np.maximum(total, 0.5) / self.summary.batch_cells)
         return np.full(copies, np.log(max(total.sum(), 0.5) / self.summary.n_cells))
 
-    def _slope(self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors, *, spread: bool = True) -> np.ndarray:
+    def _slope(
+        self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors, *, spread: bool = True
+    ) -> np.ndarray:
         """Derivative of the log likelihood in each shared log odds."""
         points = self.points(genes, spread=spread)
         per_batch = _level_slope(self.model, points, self.log_odds(level), evidence, priors, self.log_mrna)

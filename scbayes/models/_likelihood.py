@@ -74,7 +74,9 @@ class NegativeBinomialCounts(dist.Distribution):
         if self.gate_logit is None:
             return log_p
         gate = self.gate_logit[self.batch]
-        return jnp.where(u == 0, jnp.logaddexp(log_sigmoid(gate), log_sigmoid(-gate) + log_p), log_sigmoid(-gate) + log_p)
+        return jnp.where(
+            u == 0, jnp.logaddexp(log_sigmoid(gate), log_sigmoid(-gate) + log_p), log_sigmoid(-gate) + log_p
+        )
 
     def _summary_log_prob(self, evidence: Evidence) -> Array:
         if self.cells_are_exact:

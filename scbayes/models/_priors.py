@@ -58,7 +58,9 @@ def check_priors(config: ModelConfig, given: dict | None) -> dict[str, dist.Dist
     """The priors that a user gave, checked against the model."""
     for site, prior in (given or {}).items():
         if site not in config.sites:
-            msg = f"priors names {site!r}, which {config.describe()} does not have; choose from {', '.join(config.sites)}"
+            msg = (
+                f"priors names {site!r}, which {config.describe()} does not have; choose from {', '.join(config.sites)}"
+            )
             raise ValueError(msg)
         if type(prior).__name__ not in FAMILIES:
             msg = f"the prior of {site!r} is {prior!r}; give a numpyro distribution, one of {', '.join(FAMILIES)}"
@@ -67,7 +69,9 @@ def check_priors(config: ModelConfig, given: dict | None) -> dict[str, dist.Dist
             msg = f"the prior of {site!r} has shape {prior.batch_shape}; give one with scalar parameters"
             raise ValueError(msg)
         values = [float(getattr(prior, name)) for name in FAMILIES[type(prior).__name__]]
-        if not np.all(np.isfinite(values)) or any(v <= 0 for v, n in zip(values, FAMILIES[type(prior).__name__], strict=True) if n != "loc"):
+        if not np.all(np.isfinite(values)) or any(
+            v <= 0 for v, n in zip(values, FAMILIES[type(prior).__name__], strict=True) if n != "loc"
+        ):
             msg = f"the prior of {site!r} has parameters {values}; they must be finite, and positive but for loc"
             raise ValueError(msg)
         if config.unconstrained != isinstance(prior, dist.Normal):

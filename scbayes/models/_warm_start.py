@@ -77,11 +77,17 @@ def warm_start(model: Model, counts: Counts, summary: Summary, priors: dict, giv
             evidence = _project(model, evidence, counts, node_grid(cells, gate=model.config.gate), cells)
         coupling = solver.coupling(evidence, genes, level, priors)
     posterior = _assemble(model, solver, genes, level, coupling, cells, priors)
-    return Start(posterior, reproject(model, counts, summary, priors, posterior, log_mrna), priors)
+    return Start(posterior, evidence_at(model, counts, summary, priors, posterior, log_mrna), priors)
 
 
-def reproject(model: Model, counts: Counts, summary: Summary, priors: dict, posterior: Posterior, log_mrna: float) -> Evidence:
-    """Evidence anchored at a posterior: what the trainer sees, now or when it is resumed from a file."""
+def evidence_at(
+    model: Model, counts: Counts, summary: Summary, priors: dict, posterior: Posterior, log_mrna: float
+) -> Evidence:
+    """Evidence anchored at a posterior: what the trainer sees, now or when it is resumed from a file.
+
+    With capture and odds that differ between genes (or zero inflation) it holds for nu near the posterior's, and with
+    scales of zero exactly at its nu, up to interpolation; else it is exact everywhere.
+    """
     evidence = evidence_of(summary)
     if not model.config.capture or not (model.config.gate or not model.config.shared_odds):
         return evidence  # exact as it is

@@ -7,7 +7,9 @@ r"""Centre and width of a population of normal means, each seen with its own err
 import numpy as np
 
 
-def normal_means(x: np.ndarray, variance: np.ndarray, *, smallest: float = 0.1, n_steps: int = 50) -> tuple[float, float]:
+def normal_means(
+    x: np.ndarray, variance: np.ndarray, *, smallest: float = 0.1, n_steps: int = 50
+) -> tuple[float, float]:
     """Maximum marginal likelihood ``(m, s)`` from estimates ``x`` and their ``variance``; ``s >= smallest``."""
     centre, width = float(np.median(x)), max(float(np.std(x)), smallest)
     for _ in range(n_steps):

@@ -1,0 +1,8 @@
+"""Read results back from AnnData."""
+
+from scbayes.get._distributions import distributions
+from scbayes.get._fit import fit
+from scbayes.get._map import map
+from scbayes.get._params import params
+
+__all__ = ["distributions", "fit", "map", "params"]

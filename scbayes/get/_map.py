@@ -1,0 +1,42 @@
+"""Point estimates."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scbayes.state import point, read_fit
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: bool = False) -> dict[str, np.ndarray]:
+    r"""Most probable value of each parameter, in closed form.
+
+    The mode of each parameter's own posterior: :math:`e^{m - s^2}` for one that is normal :math:`(m, s)` on the log
+    scale; the solution of :math:`z = m + s^2 (2\sigma(z) - 1)` on the logit scale.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, with a fit.
+    key
+        The fit to read.
+    canonical
+        Also p, r, mu, odds and composition where they follow from what was sampled.
+    use_mean
+        Means, :math:`e^{m + s^2/2}`, instead of modes.
+
+    Returns
+    -------
+    Parameter -> float64 of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for parameters
+    that each batch has its own of. Genes that were pooled are left out.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`scbayes.get.fit`.
+    """
+    fit = read_fit(adata, key)
+    marginals = fit.canonical if canonical else fit.sampled_parameters
+    return {name: fit.squeeze(name, point(marginal, mean=use_mean)) for name, marginal in marginals.items()}

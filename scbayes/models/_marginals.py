@@ -1,0 +1,170 @@
+r"""Posterior of each parameter on its own, sampled or derived: normal on a log or logit scale.
+
+Derived parameters are sums of normal coordinates, so they need no draws:
+
+* composition :math:`\ln\rho_g = \ln a_g - \ln\sum a`, with a the abundance (r in ``standard``, else mu). The log of the
+  sum is normal by the delta method: mean :math:`\ln\sum E[a] - v/2`, variance
+  :math:`v = \sum_g \rho_g^2 v_g + |\sum_g \rho_g w_g|^2` for own variances :math:`v_g` and loadings :math:`w_g`.
+* shared log odds b: logit p, or :math:`\ln M - \ln\sum r` in ``standard`` with capture (M: total mRNA per cell).
+* odds of a cell :math:`\nu_c e^b`; r and mu, one from the other through b.
+
+The uncertainty of M, where it is given, enters mu, nu and p, which move with it, and nothing else.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from scbayes.models._config import ModelConfig
+from scbayes.models._posterior import Posterior
+
+
+class Marginal(NamedTuple):
+    """Normal ``(loc, scale)`` of ``log x`` (``link="log"``) or ``logit x``; ``axis`` is gene, cell or global.
+
+    Arrays have shape ``(copies, n_genes)``, ``(n_cells,)`` or ``(copies,)``; one copy per batch that has its own.
+    ``identified`` says whether the data can tell: parameters that are not move with the prior on the total mRNA.
+    """
+
+    loc: np.ndarray
+    scale: np.ndarray
+    link: str
+    axis: str
+    identified: bool
+
+
+class Total(NamedTuple):
+    """Log of the sum over genes of the abundance: ``loc``, ``variance``, ``loading`` on the factors, each per copy."""
+
+    loc: np.ndarray
+    variance: np.ndarray
+    loading: np.ndarray
+
+
+def total_abundance(config: ModelConfig, posterior: Posterior) -> Total:
+    """Total of the abundance over all genes that were fitted."""
+    n = config.copies(config.gene_sites[0])  # the abundance has the first columns
+    loc = np.asarray(posterior.gene_loc)[:, :n]
+    own = np.sum(np.asarray(posterior.gene_tril)[:, :n] ** 2, -1)
+    loading = np.asarray(posterior.gene_factor)[:, :n]
+    mean = np.exp(loc + (own + np.sum(loading**2, -1)) / 2)
+    share = mean / mean.sum(0)
+    shared = np.sum(share[:, :, None] * loading, 0)
+    variance = np.sum(share**2 * own, 0) + np.sum(shared**2, -1)
+    return Total(np.log(mean.sum(0)) - variance / 2, variance, shared)
+
+
+def sampled_marginals(config: ModelConfig, posterior: Posterior, links: dict[str, str]) -> dict[str, Marginal]:
+    """Posterior of the parameters that are sampled; ``links`` are their coordinates."""
+    own = np.sum(np.asarray(posterior.gene_tril) ** 2, -1) + np.sum(np.asarray(posterior.gene_factor) ** 2, -1)
+    found, at = {}, 0
+    for site in config.gene_sites:
+        columns = slice(at, at + config.copies(site))
+        at = columns.stop
+        loc, scale = np.asarray(posterior.gene_loc)[:, columns].T, np.sqrt(own[:, columns]).T
+        found[site] = Marginal(loc, scale, links[site], "gene", site != "mu" or not config.capture)
+    at = 0
+    for site in config.global_sites:
+        columns = slice(at, at + config.copies(site))
+        at = columns.stop
+        loc, scale = np.asarray(posterior.global_loc)[columns], np.asarray(posterior.global_scale)[columns]
+        found[site] = Marginal(loc, scale, links[site], "global", not config.capture)
+    if config.capture:
+        loc, scale = np.asarray(posterior.cell_loc), np.asarray(posterior.cell_scale)
+        found["nu"] = Marginal(loc, scale, links["nu"], "cell", identified=False)
+    return found
+
+
+def canonical_marginals(
+    config: ModelConfig,
+    posterior: Posterior,
+    total: Total,
+    links: dict[str, str],
+    log_mrna: float,
+    mrna_scale: float,
+    batch,
+) -> dict[str, Marginal]:
+    """Posterior of p, r, mu, gate, nu, odds and composition, whichever of them the model has.
+
+    Parameters
+    ----------
+    total
+        Of all genes that were fitted, also where ``posterior`` is of some of them.
+    log_mrna, mrna_scale
+        Normal of the log of the total mRNA per cell.
+    batch
+        Batch of each cell, integers, shape ``(n_cells,)``.
+    """
+    found = sampled_marginals(config, posterior, links)
+    standard = config.parameterization == "standard"
+    if standard and "p" in found:  # its coordinate is the expected total, see Model.untie
+        level = found["p"].loc - _fit_to(total.loc, found["p"].loc)
+        variance = found["p"].scale ** 2 + _fit_to(total.variance, found["p"].loc)
+    elif standard:
+        level, variance = log_mrna - total.loc, total.variance
+    elif config.shared_odds:
+        site = config.global_sites[0]
+        level, variance = found[site].loc * (-1 if site == "phi" else 1), found[site].scale ** 2
+    composition = _composition(config, posterior, total)
+    found["composition"] = composition
+    if config.shared_odds:
+        scale_p = np.sqrt(variance + mrna_scale**2)
+        found["p"] = Marginal(level, scale_p, "logit", "global", not config.capture)
+        column = level[:, None]
+        if standard:  # mu is the composition's share of the expected total
+            expected = log_mrna if config.capture else np.asarray(posterior.global_loc)[:, None]
+            spread = mrna_scale**2 if config.capture else (np.asarray(posterior.global_scale) ** 2)[:, None]
+            mu = Marginal(
+                composition.loc + expected, np.sqrt(composition.scale**2 + spread), "log", "gene", not config.capture
+            )
+            found["mu"] = mu
+        else:
+            mu = found["mu"]
+            found["r"] = Marginal(
+                mu.loc - column, np.sqrt(mu.scale**2 + variance[:, None]), "log", "gene", identified=True
+            )
+        if not config.capture:
+            found["odds"] = Marginal(level, np.sqrt(variance), "log", "global", identified=True)
+    if config.capture:
+        nu = found["nu"]
+        if config.shared_odds and nu.link == "log":
+            of_cell = batch if len(level) > 1 else np.zeros(len(batch), int)
+            loc, scale = nu.loc + level[of_cell], np.sqrt(nu.scale**2 + variance[of_cell])
+            found["odds"] = Marginal(loc, scale, "log", "cell", identified=True)
+        found["nu"] = nu._replace(scale=np.sqrt(nu.scale**2 + mrna_scale**2))
+        if not standard:
+            found["mu"] = found["mu"]._replace(scale=np.sqrt(found["mu"].scale ** 2 + mrna_scale**2))
+    return found
+
+
+def _composition(config: ModelConfig, posterior: Posterior, total: Total) -> Marginal:
+    n = len(total.loc)
+    loc = np.asarray(posterior.gene_loc)[:, :n]
+    own = np.sum(np.asarray(posterior.gene_tril)[:, :n] ** 2, -1)
+    loading = np.asarray(posterior.gene_factor)[:, :n]
+    share = np.exp(loc + own / 2 - total.loc)
+    with_total = share * own + np.sum(loading * total.loading, -1)
+    variance = own + np.sum(loading**2, -1) - 2 * with_total + total.variance
+    floor = 1e-6 * own  # a gene that is nearly all of the total
+    return Marginal((loc - total.loc).T, np.sqrt(np.maximum(variance, floor)).T, "log", "gene", identified=True)
+
+
+def _fit_to(value: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Totals per batch, averaged where ``like`` has one for all."""
+    return value if value.shape == like.shape else np.resize(value.mean(keepdims=True), like.shape)
+
+
+def point(marginal: Marginal, *, mean: bool) -> np.ndarray:
+    """Mode or mean of a marginal, on the scale of the parameter."""
+    loc, variance = np.asarray(marginal.loc, float), np.asarray(marginal.scale, float) ** 2
+    if marginal.link == "log":
+        return np.exp(loc + variance / 2) if mean else np.exp(loc - variance)
+    if mean:  # Gauss-Hermite: a smooth bounded function, 1e-8 with 32 points at scales up to 3
+        x, weight = np.polynomial.hermite_e.hermegauss(32)
+        z = loc[..., None] + np.sqrt(variance)[..., None] * x
+        return (weight / weight.sum() / (1 + np.exp(-z))).sum(-1)
+    # the mode solves z = loc + variance (2 sigmoid(z) - 1); from far out on the side of loc, this settles on the higher
+    z = loc + variance * np.sign(loc)
+    for _ in range(200):
+        z = loc + variance * np.tanh(z / 2)
+    return 1 / (1 + np.exp(-z))

@@ -1,0 +1,25 @@
+"""A fit to AnnData and back: the manifest, the slots, the checks. The only place that knows the names of slots."""
+
+from scbayes.models._marginals import Marginal, point
+from scbayes.state._fit import Fit
+from scbayes.state._read import check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
+from scbayes.state._source import Source, actual, find_counts, stored_source
+from scbayes.state._write import check_free, remove_fit, write_fit
+
+__all__ = [
+    "Fit",
+    "Marginal",
+    "Source",
+    "actual",
+    "check_free",
+    "check_is_fit",
+    "find_counts",
+    "point",
+    "read_fit",
+    "read_manifest",
+    "read_unfinished",
+    "remove_fit",
+    "stored_fits",
+    "stored_source",
+    "write_fit",
+]

@@ -1,0 +1,135 @@
+"""A fit in memory: what tl computes, get reads, and AnnData stores."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from scbayes.models import Model, ModelConfig
+from scbayes.models._marginals import Marginal, Total, canonical_marginals, sampled_marginals
+from scbayes.models._posterior import Posterior
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted model.
+
+    Attributes
+    ----------
+    key
+        Name under which it is stored.
+    config
+        The model.
+    priors
+        Prior of each sampled parameter, those learned from the data included (numpyro distributions).
+    posterior
+        Normal distributions on log and logit coordinates, of the genes in ``genes`` and the cells in ``cells``.
+    total
+        Total of the abundance over all genes that were fitted.
+    links
+        Coordinate of each sampled parameter: ``"log"`` or ``"logit"``.
+    genes, cells
+        Names.
+    fitted
+        Which of ``genes`` were fitted on their own, bool; the others were pooled into one.
+    rest
+        The pooled gene's ``loc``, ``tril`` and ``factor`` side by side, shape ``(K, 1 + K + Q)``; no columns if none was.
+    batch
+        Batch of each cell, integers.
+    losses
+        Loss of each step, nats.
+    facts
+        What was run and how it went: inputs, settings, versions, convergence (plain values).
+    slots
+        Where AnnData holds it: name of the part -> slot.
+    """
+
+    key: str
+    config: ModelConfig
+    priors: dict
+    posterior: Posterior
+    total: Total
+    links: dict[str, str]
+    genes: np.ndarray
+    cells: np.ndarray
+    fitted: np.ndarray
+    rest: np.ndarray
+    batch: np.ndarray
+    losses: np.ndarray
+    facts: dict
+    slots: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model: its NumPyro program and guide."""
+        return Model.of(self.config)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the optimisation met its criterion."""
+        return bool(self.facts["convergence"]["converged"])
+
+    @cached_property
+    def sampled(self) -> dict[str, Marginal]:
+        """Posterior of each sampled parameter."""
+        return sampled_marginals(self.config, self.posterior, self.links)
+
+    @cached_property
+    def canonical(self) -> dict[str, Marginal]:
+        """Posterior of p, r, mu, gate, nu, odds and composition, whichever of them the model has."""
+        return canonical_marginals(
+            self.config,
+            self.posterior,
+            self.total,
+            self.links,
+            np.log(self.facts["total_mrna"]["mean"]),
+            self.facts["total_mrna"]["log_sd"],
+            self.batch,
+        )
+
+    @property
+    def sampled_parameters(self) -> dict[str, Marginal]:
+        """Posterior of each sampled parameter itself: where its coordinate is another's, as derived."""
+        return {site: self.canonical[site] for site in self.sampled}
+
+    def squeeze(self, name: str, value: np.ndarray) -> np.ndarray:
+        """``value`` of a parameter without the axis of batches, where they share it."""
+        value = np.asarray(value)
+        marginal = self.canonical[name]
+        return value[0] if marginal.axis != "cell" and np.shape(marginal.loc)[0] == 1 else value
+
+    def __str__(self) -> str:
+        facts, how = self.facts, self.facts["convergence"]
+        source = "X" if facts["layer"] is None else f"layers[{facts['layer']!r}]"
+        batches = (
+            "" if facts["batch_key"] is None else f", {self.config.n_batches} batches of obs[{facts['batch_key']!r}]"
+        )
+        own = "" if not self.config.per_batch else f"; per batch: {', '.join(self.config.per_batch)}"
+        state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
+        rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
+        lines = [
+            f"scbayes fit {self.key!r}: {self.config.model}, {self.config.parameterization}"
+            + (" (unconstrained)" if self.config.unconstrained else "")
+            + own,
+            f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
+            f"    here         {len(self.cells)} cells, {len(self.genes)} genes ({int(self.fitted.sum())} fitted)",
+            f"    convergence  {state}, {how['n_steps']} steps{rejected}; "
+            f"loss {how['loss_per_entry']:.6f} nats per cell and gene, last change {how['drift']:.3g} nats",
+            "    priors       " + ", ".join(f"{name} ~ {_describe(prior)}" for name, prior in facts["priors"].items()),
+            "    slots        " + ", ".join(sorted(set(self.slots.values()))),
+        ]
+        if self.config.capture:
+            mrna = facts["total_mrna"]
+            spread = f", log sd {mrna['log_sd']:g}" if mrna["log_sd"] else ""
+            moving = [name for name, marginal in self.canonical.items() if not marginal.identified]
+            lines.insert(
+                -1, f"    scale        {', '.join(moving)} move with the total mRNA per cell, {mrna['mean']:g}{spread}"
+            )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _describe(prior: dict) -> str:
+    values = ", ".join(f"{value:.3g}" for name, value in prior.items() if name != "family")
+    return f"{prior['family']}({values})"

@@ -1,0 +1,32 @@
+"""Names of slots, and fingerprints of names of cells and genes."""
+
+import hashlib
+
+import numpy as np
+
+#: Version of the layout; a file with a higher one is refused.
+SCHEMA = 1
+
+
+def slot_of(key: str, part: str) -> str:
+    """Name of a slot: ``key`` + ``_`` + what it holds."""
+    return f"{key}_{part}"
+
+
+def fingerprints(names) -> np.ndarray:
+    """One number per name, uint64, shape ``(n, 1)``: 8 bytes of BLAKE2b."""
+    digests = b"".join(hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(digests, "<u8").reshape(-1, 1).copy()
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that AnnData could not store.
+
+    Raises
+    ------
+    ValueError
+        If it is empty or has a ``/``.
+    """
+    if not isinstance(key, str) or not key or "/" in key:
+        msg = f"key_added={key!r}: give a non-empty string without '/'"
+        raise ValueError(msg)

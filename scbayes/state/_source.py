@@ -1,0 +1,114 @@
+"""Where the counts of a fit come from: layer, genes to fit, batches."""
+
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from scbayes.state._read import read_manifest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Source(NamedTuple):
+    """Counts and what goes with them.
+
+    ``layer`` is None for X; ``where`` is how messages call it; ``mask`` is None where all genes are fitted; ``batch``
+    are codes into ``batches``.
+    """
+
+    x: object
+    layer: str | None
+    where: str
+    mask: np.ndarray | None
+    mask_var: str | None
+    batch: np.ndarray
+    batches: list[str]
+    batch_key: str | None
+
+
+def actual(adata: "AnnData") -> None:
+    """Make a view a copy of its own, with scanpy's warning."""
+    if adata.is_view:
+        warnings.warn("Received a view of an AnnData. Making a copy.", UserWarning, stacklevel=3)
+        adata._init_as_actual(adata.copy())
+
+
+def find_counts(
+    adata: "AnnData", layer: str | None, mask_var: str | None, batch_key: str | None, *, defaults: bool = True
+) -> Source:
+    """The counts that a user means; where ``defaults``, what is None is as :func:`scbayes.pp.prepare_counts` left them.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is no AnnData.
+    KeyError
+        If layer, mask or batch do not exist.
+    ValueError
+        If names repeat, or the mask or the batches cannot be used.
+    """
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        msg = f"expected an AnnData, not {type(adata).__name__}"
+        raise TypeError(msg)
+    prepared = adata.uns.get("sb_counts", {}) if defaults else {}
+    if layer is None and prepared.get("layer") is not None and prepared["layer"] in adata.layers:
+        layer = prepared["layer"]
+    if mask_var is None and prepared.get("mask") is not None and prepared["mask"] in adata.var:
+        mask_var = prepared["mask"]
+    if layer is not None and layer not in adata.layers:
+        msg = f"no layer {layer!r}: adata.layers has {[name for name in adata.layers if name is not None]}"
+        raise KeyError(msg)
+    for names, axis in ((adata.obs_names, "obs"), (adata.var_names, "var")):
+        if not names.is_unique:
+            msg = f"{axis}_names repeat, first {names[names.duplicated()][0]!r}: call adata.{axis}_names_make_unique()"
+            raise ValueError(msg)
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        msg = "adata.X is None: pass layer= with the raw UMI counts"
+        raise ValueError(msg)
+    batch, batches = _batch(adata, batch_key)
+    where = "X" if layer is None else f"layer {layer!r}"
+    return Source(x, layer, where, _mask(adata, mask_var), mask_var, batch, batches, batch_key)
+
+
+def stored_source(adata: "AnnData", key: str) -> Source:
+    """The counts that a fit was made of."""
+    facts = read_manifest(adata, key)["facts"]
+    return find_counts(adata, facts["layer"], facts["mask_var"], facts["batch_key"], defaults=False)
+
+
+def _mask(adata: "AnnData", mask_var: str | None) -> np.ndarray | None:
+    if mask_var is None:
+        return None
+    if mask_var not in adata.var:
+        msg = f"no column {mask_var!r} in adata.var, which has {list(adata.var.columns)}"
+        raise KeyError(msg)
+    mask = adata.var[mask_var]
+    if mask.dtype != bool:
+        msg = f"var[{mask_var!r}] has dtype {mask.dtype}; a mask of genes is bool"
+        raise ValueError(msg)
+    if not mask.any():
+        msg = f"var[{mask_var!r}] marks no gene to fit"
+        raise ValueError(msg)
+    return None if mask.all() else mask.to_numpy()
+
+
+def _batch(adata: "AnnData", batch_key: str | None) -> tuple[np.ndarray, list[str]]:
+    if batch_key is None:
+        return np.zeros(adata.n_obs, np.int32), []
+    if batch_key not in adata.obs:
+        msg = f"no column {batch_key!r} in adata.obs, which has {list(adata.obs.columns)}"
+        raise KeyError(msg)
+    codes, names = pd.factorize(adata.obs[batch_key].astype(str).where(adata.obs[batch_key].notna()), sort=True)
+    if (codes < 0).any():
+        msg = f"obs[{batch_key!r}] is missing for {(codes < 0).sum()} cells: give each a batch"
+        raise ValueError(msg)
+    if len(names) < 2:
+        msg = f"obs[{batch_key!r}] has one batch only, {list(names)}: leave batch_key out"
+        raise ValueError(msg)
+    return codes.astype(np.int32), [str(name) for name in names]

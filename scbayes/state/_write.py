@@ -1,0 +1,122 @@
+"""A fit into AnnData: everything is made first, then written."""
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scbayes.state._fit import Fit
+from scbayes.state._names import SCHEMA, check_key, fingerprints, slot_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Gene-wise arrays of a posterior.
+GENE_PARTS = ("loc", "tril", "factor")
+
+
+def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = None) -> list[str]:
+    """Write a fit into its slots, in place of an earlier one under the same key.
+
+    Parameters
+    ----------
+    unfinished
+        Arrays with which the optimisation can go on; None if it is done.
+
+    Returns
+    -------
+    The slots, for the log.
+    """
+    varm, obsm, uns = _parts(fit)
+    parts = [
+        {"slot": f"{where}[{name!r}]", "shape": list(value.shape), "dtype": str(value.dtype)}
+        for where, group in (("varm", varm), ("obsm", obsm))
+        for name, value in group.items()
+    ]
+    if unfinished:
+        uns["unfinished"] = {f"p{i:03d}": np.asarray(value) for i, value in enumerate(unfinished)}
+    arrays = {name: list(value.shape) for name, value in uns.items() if name != "unfinished"}
+    manifest = {
+        "schema": SCHEMA,
+        "model": fit.config.to_json(),
+        "links": fit.links,
+        "facts": fit.facts,
+        "parts": parts,
+        "arrays": arrays,
+        "n_unfinished": len(unfinished or ()),
+    }
+    entry = {"manifest": json.dumps(manifest, allow_nan=True), **uns}
+    remove_fit(adata, fit.key, missing_ok=True)
+    for name, value in varm.items():
+        adata.varm[name] = value
+    for name, value in obsm.items():
+        adata.obsm[name] = value
+    adata.uns[fit.key] = entry
+    return [*[part["slot"] for part in parts], f"uns[{fit.key!r}]"]
+
+
+def check_free(adata: "AnnData", key: str) -> None:
+    """Refuse a key whose slots hold something else.
+
+    Raises
+    ------
+    ValueError
+        If ``uns[key]`` is no fit, or one of the slots exists without a fit that owns it.
+    """
+    check_key(key)
+    owned = set()
+    if key in adata.uns:
+        owned = set(owned_slots(adata, key))
+    for where in ("varm", "obsm"):
+        for part in (*GENE_PARTS, "gene_id", "nu", "cell_id"):
+            slot = (where, slot_of(key, part))
+            if slot[1] in getattr(adata, where) and slot not in owned:
+                msg = f"adata.{where}[{slot[1]!r}] exists and belongs to no fit: choose another key_added than {key!r}"
+                raise ValueError(msg)
+
+
+def owned_slots(adata: "AnnData", key: str) -> list[tuple[str, str]]:
+    """(field, name) of every slot that the manifest of a fit lists, present or not."""
+    entry = adata.uns.get(key)
+    if not isinstance(entry, dict | type(adata.uns)) or "manifest" not in entry:
+        msg = f"adata.uns[{key!r}] holds something else than a scbayes fit: choose another key"
+        raise ValueError(msg)
+    parts = json.loads(str(entry["manifest"]))["parts"]
+    return [(part["slot"].split("[")[0], part["slot"].split("'")[1]) for part in parts]
+
+
+def remove_fit(adata: "AnnData", key: str, *, missing_ok: bool = False) -> list[str]:
+    """Delete every slot of a fit; returns their names."""
+    if missing_ok and key not in adata.uns:
+        return []
+    removed = []
+    for where, name in owned_slots(adata, key):
+        if name in getattr(adata, where):
+            del getattr(adata, where)[name]
+            removed.append(f"{where}[{name!r}]")
+    del adata.uns[key]
+    return [*removed, f"uns[{key!r}]"]
+
+
+def _parts(fit: Fit) -> tuple[dict, dict, dict]:
+    """Arrays of a fit for varm, obsm and uns; rows of genes that were pooled are NaN."""
+    posterior, fitted = fit.posterior, fit.fitted
+    own = int(fitted.sum())
+    varm = {}
+    for part in GENE_PARTS:
+        value = np.asarray(getattr(posterior, f"gene_{part}"))
+        if value.shape[-1]:
+            whole = np.full((len(fitted), *value.shape[1:]), np.nan)
+            whole[fitted] = value[:own]
+            varm[slot_of(fit.key, part)] = whole
+    varm[slot_of(fit.key, "gene_id")] = fingerprints(fit.genes)
+    obsm = {slot_of(fit.key, "cell_id"): fingerprints(fit.cells)}
+    if posterior.cell_loc.size:
+        obsm[slot_of(fit.key, "nu")] = np.stack([posterior.cell_loc, posterior.cell_scale], 1)
+    uns = {
+        "loss": np.asarray(fit.losses),
+        "global": np.stack([posterior.global_loc, posterior.global_scale], 1),
+        "rest": fit.rest,
+        "total": np.column_stack([fit.total.loc, fit.total.variance, fit.total.loading]),
+    }
+    return varm, obsm, uns

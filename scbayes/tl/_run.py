@@ -1,0 +1,232 @@
+"""One run of a fit: from counts to a posterior, new or continued."""
+
+import hashlib
+from importlib.metadata import version
+from typing import NamedTuple
+
+import numpy as np
+
+from scbayes.counts import Counts, Summary
+from scbayes.inference import Progress, Training, as_optimizer, train
+from scbayes.models._config import ModelConfig
+from scbayes.models._marginals import total_abundance
+from scbayes.models._model import Inputs, Model
+from scbayes.models._posterior import Posterior, moved, no_change
+from scbayes.models._priors import LEARNED, check_priors, default_priors, to_json
+from scbayes.models._warm_start import Start, evidence_at, warm_start
+from scbayes.state import Fit, Source, read_fit, read_unfinished
+
+#: Molecules of mRNA per cell where nothing else is said: a mammalian cell's order of magnitude (see docs/models.md).
+TOTAL_MRNA = 2e5
+
+
+class Settings(NamedTuple):
+    """How to optimise; see :func:`scbayes.tl.fit`."""
+
+    optimizer: object
+    loss: object
+    n_steps: int
+    stable_update: bool
+    progress: bool
+
+
+class Run(NamedTuple):
+    """What a run gave: the model, where it started, how training went, and the facts to record."""
+
+    model: Model
+    start: Start
+    training: Training
+    facts: dict
+
+
+def start_run(model: Model, source: Source, priors: dict, seed: int, settings: Settings) -> Run:
+    """Fit from the beginning."""
+    counts = counts_of(source)
+    summary = counts.summarise()
+    _check_size(summary, source.where)
+    mrna_mean, mrna_sd = _total_mrna(model.config, priors.get("total_mrna"), summary)
+    given = check_priors(model.config, {site: prior for site, prior in priors.items() if site != "total_mrna"})
+    start = warm_start(model, counts, summary, default_priors(model.config) | given, set(given), np.log(mrna_mean))
+    facts = {
+        "layer": source.layer,
+        "mask_var": source.mask_var,
+        "batch_key": source.batch_key,
+        "batches": source.batches,
+        "n_cells": summary.n_cells,
+        "n_genes": int(source.x.shape[1]),
+        "n_counts": int(summary.cell_total.sum()),
+        "data": _fingerprint(summary),
+        "seed": seed,
+        "total_mrna": {"mean": float(mrna_mean), "log_sd": float(mrna_sd)},
+        "priors": {site: to_json(prior) for site, prior in start.priors.items()},
+        "learned": [site for site in start.priors if site in LEARNED and site not in given],
+    }
+    return _train(model, start, summary, facts, settings)
+
+
+def counts_of(source: Source) -> Counts:
+    """Counts as the models read them."""
+    return Counts(source.x, source.batch, max(len(source.batches), 1), source.mask, source.where)
+
+
+def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | None:
+    """Go on with an unfinished fit; None if it is done."""
+    fit = read_fit(adata, key)
+    arrays = read_unfinished(adata, key)
+    if not arrays:
+        return None
+    facts, model = fit.facts, fit.model
+    counts = counts_of(source)
+    summary = counts.summarise()
+    if _fingerprint(summary) != facts["data"]:
+        msg = f"the counts in {source.where} are not those that {key!r} was fitted on (or cells or genes were reordered): fit again"
+        raise ValueError(msg)
+    import jax
+    import jax.numpy as jnp
+
+    n_start = len(Posterior._fields)
+    posterior = Posterior(*[jnp.asarray(array) for array in arrays[:n_start]])
+    progress = Progress(as_optimizer(settings.optimizer).init(no_change(posterior)), jnp.zeros((), jnp.int32))
+    leaves, tree = jax.tree.flatten(progress)
+    stored = arrays[n_start:]
+    if [np.shape(leaf) for leaf in leaves] != [array.shape for array in stored]:
+        msg = f"{key!r} was optimised with another optimizer than the one given (or with the default): pass the same"
+        raise ValueError(msg)
+    progress = tree.unflatten([jnp.asarray(a, leaf.dtype) for a, leaf in zip(stored, leaves, strict=True)])
+    evidence = evidence_at(model, counts, summary, fit.priors, posterior, np.log(facts["total_mrna"]["mean"]))
+    start = Start(posterior, evidence, fit.priors)
+    return _train(model, start, summary, facts, settings, progress=progress, losses=fit.losses)
+
+
+def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.ndarray]]:
+    """The fit that a run gave, and the arrays with which it can go on if it is not done.
+
+    Raises
+    ------
+    FloatingPointError
+        If the posterior is not finite.
+    """
+    import jax
+
+    posterior = Posterior(*[np.asarray(part) for part in moved(run.start.posterior, run.training.params)])
+    if not all(np.isfinite(part).all() for part in posterior):
+        msg = "the optimisation ran to values that are not finite: use a smaller step, or stable_update=True"
+        raise FloatingPointError(msg)
+    unfinished = []
+    if not run.training.converged:
+        unfinished = [np.asarray(leaf) for leaf in jax.tree.leaves((run.start.posterior, run.training.progress))]
+    total = total_abundance(run.model.config, posterior)
+    rest = np.zeros((posterior.gene_loc.shape[1], 0))
+    if source.mask is not None:  # the pooled gene comes last
+        rest = np.column_stack([posterior.gene_loc[-1], posterior.gene_tril[-1], posterior.gene_factor[-1]])
+        genes = {name: getattr(posterior, name)[:-1] for name in ("gene_loc", "gene_tril", "gene_factor")}
+        posterior = posterior._replace(**genes)
+    fit = Fit(
+        key=key,
+        config=run.model.config,
+        priors=run.start.priors,
+        posterior=posterior,
+        total=total,
+        links={site: _link(run.model, site, run.start.priors) for site in run.model.config.sites},
+        genes=np.asarray(adata.var_names),
+        cells=np.asarray(adata.obs_names),
+        fitted=np.ones(adata.n_vars, bool) if source.mask is None else source.mask,
+        rest=rest,
+        batch=source.batch,
+        losses=run.training.losses,
+        facts=run.facts,
+    )
+    return fit, unfinished
+
+
+def _train(
+    model: Model, start: Start, summary: Summary, facts: dict, settings: Settings, progress=None, losses=None
+) -> Run:
+    import jax
+    import jax.numpy as jnp
+
+    batch = jnp.asarray(summary.batch)
+    inputs = Inputs(
+        start.evidence, start.priors, jnp.asarray(np.log(facts["total_mrna"]["mean"])), batch, start.posterior
+    )
+    n_latent = start.posterior.gene_loc.size + start.posterior.global_loc.size + start.posterior.cell_loc.size
+    training = train(
+        model.program,
+        model.guide,
+        inputs,
+        no_change(start.posterior),
+        optimizer=settings.optimizer,
+        loss=settings.loss,
+        n_steps=settings.n_steps,
+        n_latent=n_latent,
+        key=jax.random.key(facts["seed"]),
+        stable_update=settings.stable_update,
+        progress=progress,
+        losses=losses,
+        show=settings.progress,
+    )
+    last = training.losses[-50:]
+    facts = facts | {
+        "convergence": {
+            "converged": training.converged,
+            "interrupted": training.interrupted,
+            "n_steps": len(training.losses),
+            "n_rejected": training.n_rejected,
+            "drift": training.drift,
+            "n_latent": int(n_latent),
+            "loss": float(np.nanmean(last)) if np.isfinite(last).any() else float("nan"),
+            "loss_per_entry": float(np.nanmean(last) / (summary.n_cells * facts["n_genes"]))
+            if np.isfinite(last).any()
+            else float("nan"),
+        },
+        "optimizer": "default" if settings.optimizer is None else "custom",
+        "versions": {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")},
+    }
+    return Run(model, start, training, facts)
+
+
+def _link(model: Model, site: str, priors: dict) -> str:
+    return "log" if type(model.transform(site, priors)).__name__ == "ExpTransform" else "logit"
+
+
+def _total_mrna(config: ModelConfig, given, summary: Summary) -> tuple[float, float]:
+    """Mean and log standard deviation of the total mRNA per cell."""
+    largest = float(summary.cell_total.max())
+    if given is None:
+        return max(TOTAL_MRNA, 2 * largest), 0.0
+    if not config.capture:
+        msg = f"priors names 'total_mrna', which only models with capture have, not {config.model!r}"
+        raise ValueError(msg)
+    if type(given).__name__ == "LogNormal":
+        mean, spread = float(np.exp(given.loc)), float(given.scale)
+    elif isinstance(given, int | float):
+        mean, spread = float(given), 0.0
+    else:
+        msg = f"the prior of 'total_mrna' is {given!r}; give a number of molecules or a numpyro LogNormal"
+        raise ValueError(msg)
+    if not np.isfinite(mean) or mean <= largest:
+        msg = (
+            f"total_mrna is {mean:g} molecules per cell, but a cell has {largest:g} counts: capture would exceed 1; "
+            "give more than the largest total"
+        )
+        raise ValueError(msg)
+    return mean, spread
+
+
+def _check_size(summary: Summary, where: str) -> None:
+    if summary.n_cells < 2 or summary.n_genes < 2:
+        msg = (
+            f"{where} has {summary.n_cells} cells and {summary.n_genes} genes to fit: a fit needs at least two of each"
+        )
+        raise ValueError(msg)
+    if summary.cell_total.sum() == 0:
+        msg = f"{where} has no counts above zero: nothing to fit"
+        raise ValueError(msg)
+
+
+def _fingerprint(summary: Summary) -> str:
+    """Hash of totals per cell and histograms per gene, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (summary.batch, summary.cell_total, summary.row, summary.count, summary.cells):
+        digest.update(np.ascontiguousarray(part, np.int64).tobytes())
+    return digest.hexdigest()
