@@ -31,7 +31,7 @@ def gather(indptr, indices, data, offset, weights, counts, detected):
 
 @jit
 def scatter(indptr, indices, data, offset, per_count, per_detection, out):
-    """Add the block's :math:`H` to ``out``: ``A`` is ``per_count``, ``E`` is ``per_detection`` (skipped where empty)."""
+    """Add the block's :math:`H` to ``out``; ``A`` is ``per_count``, ``E`` ``per_detection`` (skipped where empty)."""
     n_nodes = out.shape[1]
     for c in range(len(indptr) - 1):
         for k in range(indptr[c], indptr[c + 1]):

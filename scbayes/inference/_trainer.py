@@ -99,7 +99,7 @@ def train(
     if progress is None:
         progress = Progress(optimizer.init(params), jnp.zeros((), jnp.int32))
     losses = np.zeros(0) if losses is None else np.asarray(losses, float)
-    run = _compiled(program, guide, optimizer, loss, stable_update)
+    run = _compiled(program, guide, optimizer, loss, stable_update=stable_update)
     interrupted = False
     bar = tqdm(total=n_steps, initial=len(losses), desc="fit", unit="step", disable=not show)
     try:
@@ -162,7 +162,7 @@ def _fall(losses: np.ndarray, whole: int) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=32)
-def _compiled(program: Callable, guide: Callable, optimizer, loss, stable_update: bool) -> Callable:
+def _compiled(program: Callable, guide: Callable, optimizer, loss, *, stable_update: bool) -> Callable:
     """A window of steps, compiled once per program, guide, optimiser and shapes."""
 
     def step(inputs, key, progress: Progress, number: Array):
@@ -191,7 +191,7 @@ def _default_optimizer():
     import optax
 
     # Parameters are in units of posterior standard deviations; the step falls as 1/t so that noise averages out.
-    return as_optimizer(optax.adam(lambda count: 0.03 / (1 + count / 100), b1=0.9, b2=0.99))
+    return as_optimizer(optax.adam(lambda count: 0.02 / (1 + count / 100), b1=0.9, b2=0.99))
 
 
 @lru_cache(maxsize=32)

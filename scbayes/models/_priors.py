@@ -33,7 +33,10 @@ LEARNED = ("r", "mu", "nu")
 
 
 class BetaPrime(dist.TransformedDistribution):
-    r"""Odds :math:`(1-p)/p` of a probability :math:`p \sim \mathrm{Beta}(b, a)`: density :math:`\propto x^{a-1}(1+x)^{-a-b}`."""
+    r"""Odds :math:`x = (1-p)/p` of a probability :math:`p \sim \mathrm{Beta}(b, a)`.
+
+    Its density is proportional to :math:`x^{a-1} (1+x)^{-a-b}`, with a = ``concentration1``, b = ``concentration0``.
+    """
 
     support = constraints.positive
     pytree_data_fields = ("concentration1", "concentration0")
@@ -76,7 +79,10 @@ def check_priors(config: ModelConfig, given: dict | None) -> dict[str, dist.Dist
             raise ValueError(msg)
         if config.unconstrained != isinstance(prior, dist.Normal):
             if config.unconstrained:
-                msg = f"with unconstrained=True priors are on the log or logit scale: give a Normal for {site!r}, not {prior!r}"
+                msg = (
+                    "with unconstrained=True priors are on the log or logit scale: "
+                    f"give a Normal for {site!r}, not {prior!r}"
+                )
             else:
                 msg = f"{site!r} is positive: a Normal prior needs unconstrained=True (or give a LogNormal)"
             raise ValueError(msg)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import scbayes.get as get
+from scbayes import get
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,10 +19,10 @@ def loss(
     ax: "Axes | None" = None,
     show: bool | None = None,
 ) -> "Axes | None":
-    """Loss of each step, its mean over windows, and the verdict.
+    """Loss of each step above its final level, the means that are compared, and the verdict.
 
-    Drawn in nats per cell and gene, comparable over data sets: the fit has converged when the means of the last two
-    windows agree.
+    The final level is the mean of the last window of 50 steps. A fit has converged when the means of its last two
+    windows agree: within the band, 1e-3 nats per latent number, or within their own noise.
 
     Parameters
     ----------
@@ -30,8 +30,6 @@ def loss(
         Cells x genes, with a fit.
     key
         The fit to draw, or several to compare.
-    window
-        Steps over which the loss is averaged.
     ax
         Where to draw; a new figure if None.
     show
@@ -55,20 +53,18 @@ def loss(
     if ax is None:
         ax = plt.figure(figsize=(5, 3.2), layout="constrained").subplots()
     for fit, colour in zip(fits, sns.color_palette("colorblind", len(fits)), strict=True):
-        entries = fit.facts["n_cells"] * fit.facts["n_genes"]
-        values = fit.losses / entries
-        steps = np.arange(1, len(values) + 1)
-        n = len(values) // window
-        verdict = "converged" if fit.converged else "not converged"
-        ax.plot(steps, values, ".", ms=2, color=colour, alpha=0.35, rasterized=True)
-        if n:
-            means = values[: n * window].reshape(n, window).mean(1)
-            label = f"{fit.key}: {fit.config.model}, {verdict} at {means[-1]:.5f}"
-            ax.plot((np.arange(n) + 0.5) * window, means, "o-", ms=4, color=colour, label=label)
-        else:
-            ax.plot([], [], "o-", color=colour, label=f"{fit.key}: {fit.config.model}, {verdict}")
-    ax.set(xlabel="step", ylabel="loss (nats per cell and gene)")
-    ax.ticklabel_format(axis="y", useOffset=False)
+        how = fit.facts["convergence"]
+        values = fit.losses - np.nanmean(fit.losses[-how["window"] :])
+        n = len(values) // how["window"]
+        means = np.nanmean(values[: n * how["window"]].reshape(n, how["window"]), 1) if n else []
+        verdict = "converged" if fit.converged else "NOT converged"
+        label = f"{fit.key}: {fit.config.model}, {fit.config.parameterization}\n{verdict}, {how['n_steps']} steps"
+        ax.plot(np.arange(1, len(values) + 1), values, ".", ms=2, color=colour, alpha=0.3, rasterized=True)
+        ax.plot((np.arange(n) + 0.5) * how["window"], means, "o-", ms=4, color=colour, label=label)
+        ax.axhspan(-how["tolerance"], how["tolerance"], color=colour, alpha=0.12, lw=0)
+    widest = max(fit.facts["convergence"]["tolerance"] for fit in fits)
+    ax.set_yscale("symlog", linthresh=10 ** np.ceil(np.log10(widest)))  # linear within the band
+    ax.set(xlabel="step", ylabel="loss above its final level (nats)")
     ax.legend(frameon=False, fontsize="small")
     sns.despine(ax=ax)
     if show:

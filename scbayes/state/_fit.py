@@ -33,7 +33,7 @@ class Fit:
     fitted
         Which of ``genes`` were fitted on their own, bool; the others were pooled into one.
     rest
-        The pooled gene's ``loc``, ``tril`` and ``factor`` side by side, shape ``(K, 1 + K + Q)``; no columns if none was.
+        The pooled gene's ``loc``, ``tril``, ``factor`` side by side, ``(K, 1 + K + Q)``; no columns without one.
     batch
         Batch of each cell, integers.
     losses
@@ -107,14 +107,14 @@ class Fit:
         own = "" if not self.config.per_batch else f"; per batch: {', '.join(self.config.per_batch)}"
         state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
         rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
+        level = f"loss {how['loss_per_entry']:.6f} nats per cell and gene"
         lines = [
             f"scbayes fit {self.key!r}: {self.config.model}, {self.config.parameterization}"
             + (" (unconstrained)" if self.config.unconstrained else "")
             + own,
             f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
             f"    here         {len(self.cells)} cells, {len(self.genes)} genes ({int(self.fitted.sum())} fitted)",
-            f"    convergence  {state}, {how['n_steps']} steps{rejected}; "
-            f"loss {how['loss_per_entry']:.6f} nats per cell and gene, last change {how['drift']:.3g} nats",
+            f"    convergence  {state}, {how['n_steps']} steps{rejected}; {level}, last change {how['drift']:.3g} nats",
             "    priors       " + ", ".join(f"{name} ~ {_describe(prior)}" for name, prior in facts["priors"].items()),
             "    slots        " + ", ".join(sorted(set(self.slots.values()))),
         ]

@@ -1,5 +1,6 @@
 """Names of slots, and fingerprints of names of cells and genes."""
 
+import ast
 import hashlib
 
 import numpy as np
@@ -11,6 +12,27 @@ SCHEMA = 1
 def slot_of(key: str, part: str) -> str:
     """Name of a slot: ``key`` + ``_`` + what it holds."""
     return f"{key}_{part}"
+
+
+def split_slot(slot: str) -> tuple[str, str]:
+    """``("varm", "sb_loc")`` of ``"varm['sb_loc']"``."""
+    where, _, name = slot.partition("[")
+    return where, ast.literal_eval(name.removesuffix("]"))
+
+
+def check_anndata(adata) -> None:
+    """Refuse what is no AnnData.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        msg = f"expected an AnnData, not {type(adata).__name__}"
+        raise TypeError(msg)
 
 
 def fingerprints(names) -> np.ndarray:

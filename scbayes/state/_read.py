@@ -11,7 +11,7 @@ from scbayes.models._model import Model
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import from_json
 from scbayes.state._fit import Fit
-from scbayes.state._names import SCHEMA, fingerprints, slot_of
+from scbayes.state._names import SCHEMA, check_anndata, fingerprints, slot_of, split_slot
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,7 +33,7 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
         If parts disagree with each other, with the names of cells and genes, or with this version of scbayes.
     """
     manifest = read_manifest(adata, key)
-    parts = {(part["slot"].split("[")[0], part["slot"].split("'")[1]): part for part in manifest["parts"]}
+    parts = {split_slot(part["slot"]): part for part in manifest["parts"]}
     for (where, name), part in parts.items():
         _check_part(adata, key, where, name, part)
     for name, shape in manifest["arrays"].items():
@@ -96,6 +96,7 @@ def check_is_fit(adata: "AnnData", key: str) -> None:
 
 def read_manifest(adata: "AnnData", key: str, *, any_version: bool = False) -> dict:
     """The manifest of a fit, of a version that is understood."""
+    check_anndata(adata)
     if key not in adata.uns:
         found = stored_fits(adata)
         known = f"the fits here are {found}" if found else "there is no fit here: run sb.tl.fit(adata) first"
@@ -119,12 +120,16 @@ def read_manifest(adata: "AnnData", key: str, *, any_version: bool = False) -> d
 
 def _check_part(adata: "AnnData", key: str, where: str, name: str, part: dict) -> None:
     if name not in getattr(adata, where):
-        msg = f"the fit {key!r} is incomplete: adata.{where}[{name!r}] is missing; fit again, or remove it with sb.tl.remove"
+        msg = (
+            f"the fit {key!r} is incomplete: adata.{where}[{name!r}] is missing; "
+            "fit again, or delete the rest with sb.tl.remove"
+        )
         raise KeyError(msg)
     value = getattr(adata, where)[name]
-    if list(value.shape[1:]) != part["shape"][1:] or str(value.dtype) != part["dtype"]:
+    kind = getattr(value, "dtype", type(value).__name__)  # a DataFrame has many
+    if list(value.shape[1:]) != part["shape"][1:] or str(kind) != part["dtype"]:
         msg = (
-            f"the fit {key!r} is damaged: adata.{where}[{name!r}] is {value.dtype} of shape {value.shape}, "
+            f"the fit {key!r} is damaged: adata.{where}[{name!r}] is {kind} of shape {value.shape}, "
             f"and was {part['dtype']} of shape {tuple(part['shape'])}; fit again"
         )
         raise ValueError(msg)
@@ -134,8 +139,8 @@ def _check_names(names, stored: np.ndarray, key: str, what: str, attribute: str)
     changed = np.flatnonzero(fingerprints(names)[:, 0] != np.asarray(stored)[:, 0])
     if len(changed):
         msg = (
-            f"{len(changed)} {what}s are not called what they were when {key!r} was fitted, first {names[changed[0]]!r}: "
-            f"restore adata.{attribute}, or fit again"
+            f"{len(changed)} {what}s are not called what they were when {key!r} was fitted, "
+            f"first {names[changed[0]]!r}: restore adata.{attribute}, or fit again"
         )
         raise ValueError(msg)
 

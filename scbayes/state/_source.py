@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scbayes.state._names import check_anndata
 from scbayes.state._read import read_manifest
 
 if TYPE_CHECKING:
@@ -50,11 +51,7 @@ def find_counts(
     ValueError
         If names repeat, or the mask or the batches cannot be used.
     """
-    from anndata import AnnData
-
-    if not isinstance(adata, AnnData):
-        msg = f"expected an AnnData, not {type(adata).__name__}"
-        raise TypeError(msg)
+    check_anndata(adata)
     prepared = adata.uns.get("sb_counts", {}) if defaults else {}
     if layer is None and prepared.get("layer") is not None and prepared["layer"] in adata.layers:
         layer = prepared["layer"]

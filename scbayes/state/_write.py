@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.state._fit import Fit
-from scbayes.state._names import SCHEMA, check_key, fingerprints, slot_of
+from scbayes.state._names import SCHEMA, check_anndata, check_key, fingerprints, slot_of, split_slot
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,6 +63,7 @@ def check_free(adata: "AnnData", key: str) -> None:
     ValueError
         If ``uns[key]`` is no fit, or one of the slots exists without a fit that owns it.
     """
+    check_anndata(adata)
     check_key(key)
     owned = set()
     if key in adata.uns:
@@ -77,12 +78,12 @@ def check_free(adata: "AnnData", key: str) -> None:
 
 def owned_slots(adata: "AnnData", key: str) -> list[tuple[str, str]]:
     """(field, name) of every slot that the manifest of a fit lists, present or not."""
-    entry = adata.uns.get(key)
-    if not isinstance(entry, dict | type(adata.uns)) or "manifest" not in entry:
-        msg = f"adata.uns[{key!r}] holds something else than a scbayes fit: choose another key"
-        raise ValueError(msg)
-    parts = json.loads(str(entry["manifest"]))["parts"]
-    return [(part["slot"].split("[")[0], part["slot"].split("'")[1]) for part in parts]
+    try:
+        parts = json.loads(str(adata.uns[key]["manifest"]))["parts"]
+        return [split_slot(part["slot"]) for part in parts]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        msg = f"adata.uns[{key!r}] holds something else than a scbayes fit: choose another key, or delete it"
+        raise ValueError(msg) from error
 
 
 def remove_fit(adata: "AnnData", key: str, *, missing_ok: bool = False) -> list[str]:

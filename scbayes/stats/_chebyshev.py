@@ -70,7 +70,8 @@ def chebyshev(low: float, high: float, *, pole: float = np.pi, tolerance: float 
     half = max((high - low) / 2, 1e-3)
     reach = pole / half
     ellipse = reach + np.sqrt(1 + reach**2)
-    n = int(np.clip(np.ceil(-np.log(tolerance) / np.log(ellipse)) + 2, 8, 96))
+    n = -np.log(tolerance) / np.log(ellipse) + 2
+    n = 8 * int(np.clip(np.ceil(n / 8), 1, 12))  # few sizes, so that compiled code serves many data sets
     centre = (low + high) / 2
     nodes = centre + half * np.cos((np.arange(n) + 0.5) * np.pi / n)
     return Chebyshev(centre - half, centre + half, nodes)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbayes.inference import as_optimizer
 from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
@@ -65,7 +66,8 @@ def fit(  # noqa: PLR0913
         Sampled parameter -> scalar numpyro distribution, e.g. ``{"gate": dist.Beta(1, 9)}``. Defaults: p
         Beta(1, 1), phi BetaPrime(1, 1), gate Beta(1, 9); r, mu and nu log-normal, centre and width learned from the
         data. ``"total_mrna"``, molecules per cell at capture, sets the scale of nu and mu: a number, or a LogNormal
-        whose spread their intervals then carry (default: 200,000, or twice the largest total of a cell if that is more).
+        whose spread their intervals then carry. Default: 200,000, or twice the largest total of a cell if that is
+        more.
     layer
         Layer with the counts. Default: the one that :func:`scbayes.pp.prepare_counts` kept, else `X`.
     mask_var
@@ -78,7 +80,7 @@ def fit(  # noqa: PLR0913
         (mu, or r in ``standard``). All others are shared.
     optimizer
         An optax transformation or numpyro optimizer, in units of posterior standard deviations. Default: Adam with
-        a step of 0.03 that falls.
+        a step of 0.02 that falls.
     loss
         A numpyro ELBO. Default: ``Trace_ELBO()``.
     n_steps
@@ -117,7 +119,8 @@ def fit(  # noqa: PLR0913
     Raises
     ------
     TypeError
-        If `adata` is no AnnData, the counts are no matrix of numbers, or `optimizer` is none.
+        If `adata` is no AnnData, the counts are no matrix of numbers, `priors` is no dict, or `optimizer` or `loss`
+        is none.
     KeyError
         If `layer`, `mask_var`, `batch_key` or, with `resume`, the fit do not exist.
     ValueError
@@ -130,16 +133,15 @@ def fit(  # noqa: PLR0913
     """
     from scanpy import logging as logg
 
-    clock = logg.info(f"fitting {model}")
+    clock = logg.info(f"resuming {key_added!r}" if resume else f"fitting {model}")
     if resume:
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
-    _check_numbers(n_steps, n_components)
-    source = find_counts(adata, layer, mask_var, batch_key)
+    _check_arguments(n_steps, n_components, priors, optimizer, loss)
+    source = stored_source(adata, key_added) if resume else find_counts(adata, layer, mask_var, batch_key)
     settings = Settings(optimizer, loss, n_steps, stable_update, progress)
     with double():
         if resume:
-            source = stored_source(adata, key_added)
             run = resume_run(adata, key_added, source, settings)
             if run is None:
                 logg.info(f"    {key_added!r} had converged: nothing to resume", time=clock)
@@ -153,7 +155,9 @@ def fit(  # noqa: PLR0913
     slots = write_fit(out, result, unfinished)
     _report(logg, clock, result, slots)
     if run.training.interrupted:
-        raise KeyboardInterrupt("the fit so far is stored; go on with fit(..., resume=True)")
+        raise KeyboardInterrupt(
+            "nothing is stored, since copy=True" if copy else "the fit so far is stored; go on with fit(..., resume=True)"
+        )
     return out if copy else None
 
 
@@ -166,7 +170,16 @@ def _config(model: str, parameterization: str | None, per_batch, source: Source,
     return ModelConfig(model, parameterization, unconstrained, n_batches, per_batch)
 
 
-def _check_numbers(n_steps: int, n_components: int | None) -> None:
+def _check_arguments(n_steps: int, n_components: int | None, priors, optimizer, loss) -> None:
+    from numpyro.infer.elbo import ELBO
+
+    if priors is not None and not isinstance(priors, dict):
+        msg = f"priors is a {type(priors).__name__}: give a dict of parameter -> numpyro distribution"
+        raise TypeError(msg)
+    as_optimizer(optimizer)
+    if loss is not None and not isinstance(loss, ELBO):
+        msg = f"loss must be a numpyro ELBO such as Trace_ELBO(), not {type(loss).__name__}"
+        raise TypeError(msg)
     if n_components not in (None, 1):
         msg = f"n_components={n_components}: mixtures are not part of this version, leave it None"
         raise ValueError(msg)
@@ -188,8 +201,8 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
     how = result.facts["convergence"]
     if not how["converged"]:
         logg.warning(
-            f"the fit {result.key!r} has not converged in {how['n_steps']} steps (last change {how['drift']:.3g} nats): "
-            "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
+            f"the fit {result.key!r} has not converged in {how['n_steps']} steps "
+            f"(last change {how['drift']:.3g} nats): go on with sb.tl.fit(adata, resume=True, n_steps=...)"
         )
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} of {how['n_steps']} steps were not finite and were not taken")

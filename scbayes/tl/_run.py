@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scbayes.counts import Counts, Summary
-from scbayes.inference import Progress, Training, as_optimizer, train
+from scbayes.inference import TOLERANCE, WINDOW, Progress, Training, as_optimizer, train
 from scbayes.models._config import ModelConfig
 from scbayes.models._marginals import total_abundance
 from scbayes.models._model import Inputs, Model
@@ -79,7 +79,10 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
     counts = counts_of(source)
     summary = counts.summarise()
     if _fingerprint(summary) != facts["data"]:
-        msg = f"the counts in {source.where} are not those that {key!r} was fitted on (or cells or genes were reordered): fit again"
+        msg = (
+            f"the counts in {source.where} are not those that {key!r} was fitted on "
+            "(or cells or genes were reordered): fit again"
+        )
         raise ValueError(msg)
     import jax
     import jax.numpy as jnp
@@ -89,7 +92,8 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
     progress = Progress(as_optimizer(settings.optimizer).init(no_change(posterior)), jnp.zeros((), jnp.int32))
     leaves, tree = jax.tree.flatten(progress)
     stored = arrays[n_start:]
-    if [np.shape(leaf) for leaf in leaves] != [array.shape for array in stored]:
+    same = facts["optimizer"] == _optimizer_name(settings)
+    if not same or [np.shape(leaf) for leaf in leaves] != [array.shape for array in stored]:
         msg = f"{key!r} was optimised with another optimizer than the one given (or with the default): pass the same"
         raise ValueError(msg)
     progress = tree.unflatten([jnp.asarray(a, leaf.dtype) for a, leaf in zip(stored, leaves, strict=True)])
@@ -165,7 +169,8 @@ def _train(
         losses=losses,
         show=settings.progress,
     )
-    last = training.losses[-50:]
+    last = training.losses[-WINDOW:]
+    level = float(np.nanmean(last)) if np.isfinite(last).any() else float("nan")
     facts = facts | {
         "convergence": {
             "converged": training.converged,
@@ -174,15 +179,19 @@ def _train(
             "n_rejected": training.n_rejected,
             "drift": training.drift,
             "n_latent": int(n_latent),
-            "loss": float(np.nanmean(last)) if np.isfinite(last).any() else float("nan"),
-            "loss_per_entry": float(np.nanmean(last) / (summary.n_cells * facts["n_genes"]))
-            if np.isfinite(last).any()
-            else float("nan"),
+            "window": WINDOW,
+            "tolerance": TOLERANCE * n_latent,
+            "loss": level,
+            "loss_per_entry": level / (summary.n_cells * facts["n_genes"]),
         },
-        "optimizer": "default" if settings.optimizer is None else "custom",
+        "optimizer": _optimizer_name(settings),
         "versions": {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")},
     }
     return Run(model, start, training, facts)
+
+
+def _optimizer_name(settings: Settings) -> str:
+    return "default" if settings.optimizer is None else "custom"
 
 
 def _link(model: Model, site: str, priors: dict) -> str:
@@ -197,12 +206,15 @@ def _total_mrna(config: ModelConfig, given, summary: Summary) -> tuple[float, fl
     if not config.capture:
         msg = f"priors names 'total_mrna', which only models with capture have, not {config.model!r}"
         raise ValueError(msg)
-    if type(given).__name__ == "LogNormal":
+    if type(given).__name__ == "LogNormal" and given.batch_shape == ():
         mean, spread = float(np.exp(given.loc)), float(given.scale)
-    elif isinstance(given, int | float):
+    elif isinstance(given, int | float | np.number):
         mean, spread = float(given), 0.0
     else:
-        msg = f"the prior of 'total_mrna' is {given!r}; give a number of molecules or a numpyro LogNormal"
+        msg = f"the prior of 'total_mrna' is {given!r}; give a number of molecules or a scalar numpyro LogNormal"
+        raise ValueError(msg)
+    if not np.isfinite(spread):
+        msg = f"the prior of 'total_mrna' has the width {spread}; it must be finite"
         raise ValueError(msg)
     if not np.isfinite(mean) or mean <= largest:
         msg = (
@@ -220,7 +232,7 @@ def _check_size(summary: Summary, where: str) -> None:
         )
         raise ValueError(msg)
     if summary.cell_total.sum() == 0:
-        msg = f"{where} has no counts above zero: nothing to fit"
+        msg = f"{where} has no counts above zero: nothing to fit, is it the right layer?"
         raise ValueError(msg)
 
 
