@@ -11,8 +11,10 @@ import numpy as np
 
 from scbayes.stats._jit import jit
 
-#: Counts below this are tallied in a table; larger ones are few and are sorted instead.
-TABLE = 64
+#: Counts below this are tallied in a table; larger ones are few and are sorted instead. With many rows (genes x
+#: batches) the table is narrower, so that it stays in the cache.
+TABLE = {True: 64, False: 16}
+MANY_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ class Summary:
 def summarise_block(indptr, indices, data, batch, n_genes: int, n_batches: int) -> Summary:
     """Summary of one block of cells, given as the three arrays of a CSR matrix without duplicates."""
     batch = np.ascontiguousarray(batch, np.int32)
+    width = TABLE[n_batches * n_genes <= MANY_ROWS]
     table, total, detected, n_large = _tally(
-        indptr, indices, data, batch, n_genes, np.zeros((n_batches * n_genes, TABLE), np.int32)
+        indptr, indices, data, batch, n_genes, np.zeros((n_batches * n_genes, width), np.int32)
     )
     row, count = np.nonzero(table)
     cells = table[row, count].astype(np.int64)
     summary = Summary(n_genes, n_batches, batch, total, detected, row, count, cells)
     if n_large:
-        large = _collect(indptr, indices, data, batch, n_genes, np.empty((2, n_large), np.int64))
+        large = _collect(indptr, indices, data, batch, n_genes, width, np.empty((2, n_large), np.int64))
         summary = _add(summary, large[0], large[1], np.ones(n_large, np.int64))
     return summary
 
@@ -148,11 +151,11 @@ def _tally(indptr, indices, data, batch, n_genes, table):
 
 
 @jit
-def _collect(indptr, indices, data, batch, n_genes, large):
+def _collect(indptr, indices, data, batch, n_genes, smallest, large):
     i = 0
     for c in range(len(indptr) - 1):
         for k in range(indptr[c], indptr[c + 1]):
-            if data[k] >= TABLE:
+            if data[k] >= smallest:
                 large[0, i] = np.int64(batch[c]) * n_genes + indices[k]
                 large[1, i] = np.int64(data[k])
                 i += 1

@@ -88,11 +88,19 @@ def _logit_normal():
         def _argcheck(self, m, s):
             return np.isfinite(m) & (s > 0)
 
+        def _logpdf(self, x, m, s):
+            inside = (x > 0) & (x < 1)
+            x = np.where(inside, x, 0.5)
+            return np.where(inside, stats.norm.logpdf(logit(x), m, s) - np.log(x) - np.log1p(-x), -np.inf)
+
         def _pdf(self, x, m, s):
-            return stats.norm.pdf(logit(x), m, s) / (x * (1 - x))
+            return np.exp(self._logpdf(x, m, s))
 
         def _cdf(self, x, m, s):
             return stats.norm.cdf(logit(x), m, s)
+
+        def _sf(self, x, m, s):
+            return stats.norm.sf(logit(x), m, s)
 
         def _ppf(self, q, m, s):
             return expit(stats.norm.ppf(q, m, s))

@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 WINDOW = 50
 #: Nats per latent number: windows whose mean losses differ by less are taken as equal.
 TOLERANCE = 1e-3
+#: Standard errors up to this many tolerances may decide.
+NOISE = 3
 
 
 class Progress(NamedTuple):
@@ -144,13 +146,15 @@ def as_optimizer(optimizer):
 def _agree(losses: np.ndarray, n_latent: int) -> tuple[bool, float]:
     """Whether the last two whole windows have the same mean loss, and the fall between them.
 
-    Equal is: within ``TOLERANCE`` nats per latent number, or within two standard errors of the difference.
+    Equal is: within ``TOLERANCE`` nats per latent number; or within two standard errors of the difference, if these
+    are themselves no more than ``NOISE`` tolerances wide (a guide that does not fit shows in a noisy loss).
     """
     whole = len(losses) // WINDOW
     if whole < 2 or len(losses) % WINDOW:
         return False, float("nan") if whole < 2 else _fall(losses, whole)[0]
     fall, error = _fall(losses, whole)
-    return bool(abs(fall) <= max(TOLERANCE * n_latent, 2 * error)), fall
+    tolerance = TOLERANCE * n_latent
+    return bool(abs(fall) <= tolerance or abs(fall) <= 2 * error <= NOISE * tolerance), fall
 
 
 def _fall(losses: np.ndarray, whole: int) -> tuple[float, float]:

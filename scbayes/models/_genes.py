@@ -23,6 +23,8 @@ AVERAGED = 3
 NUDGE = 0.05
 #: Shared log odds are found to this accuracy.
 CLOSE = 1e-4
+#: Longest step in them.
+STRIDE = 0.7
 
 
 class Coupling(NamedTuple):
@@ -107,15 +109,21 @@ class Genes:
         if not len(level):
             return genes, level
         slope = self._slope(evidence, genes, level, priors, spread=spread)
+        low, high = np.full(level.shape, -np.inf), np.full(level.shape, np.inf)  # the slope changes sign in between
         step = 0.2 * np.sign(slope)
-        for _ in range(20):
-            level = level + step
-            genes = self._maximise(evidence, genes, level, priors, 3, spread=spread)
-            before, slope = slope, self._slope(evidence, genes, level, priors, spread=spread)
-            bend = (slope - before) / np.where(step == 0, 1, step)
-            step = np.where(bend < 0, np.clip(-slope / np.where(bend < 0, bend, -1), -1, 1), np.sign(slope))
-            if np.max(np.abs(step)) < CLOSE:
+        for _ in range(30):
+            low, high = np.where(slope > 0, level, low), np.where(slope > 0, high, level)
+            new = level + np.clip(step, -STRIDE, STRIDE)
+            outside = (new <= low) | (new >= high)
+            new = np.where(outside & np.isfinite(low + high), (low + high) / 2, new)
+            genes = self._maximise(evidence, self._follow(genes, new - level), new, priors, 4, spread=spread)
+            before, slope = slope, self._slope(evidence, genes, new, priors, spread=spread)
+            moved = new - level
+            level = new
+            if np.max(np.abs(moved)) < CLOSE:
                 break
+            bend = (slope - before) / np.where(moved == 0, 1, moved)
+            step = np.where(bend < 0, -slope / np.where(bend < 0, bend, -1), STRIDE * np.sign(slope))
         return genes, level
 
     def coupling(self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors) -> Coupling:
@@ -176,6 +184,14 @@ class Genes:
         points = self.points(genes, spread=spread)
         per_batch = _level_slope(self.model, points, self.log_odds(level), evidence, priors, self.log_mrna)
         return np.asarray(per_batch) if len(level) > 1 else np.asarray(per_batch).sum(keepdims=True)
+
+    def _follow(self, genes: Maximum, move: np.ndarray) -> Maximum:
+        """Genes moved with the shared log odds so that their means stay: in ``standard``, r falls as odds rise."""
+        if self.model.config.parameterization != "standard":
+            return genes
+        columns = self.columns["r"]
+        move = np.broadcast_to(move, (len(columns),))
+        return genes._replace(loc=genes.loc.at[:, np.asarray(columns)].add(-move))
 
     def _maximise(self, evidence, genes, level, priors, n_steps, *, spread: bool = True) -> Maximum:
         args = (evidence, self.log_odds(level), priors, jnp.asarray(self.log_mrna))

@@ -35,9 +35,12 @@ def check_anndata(adata) -> None:
         raise TypeError(msg)
 
 
-def fingerprints(names) -> np.ndarray:
-    """One number per name, uint64, shape ``(n, 1)``: 8 bytes of BLAKE2b."""
-    digests = b"".join(hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names)
+def fingerprints(names, fit_id: str) -> np.ndarray:
+    """One number per name, uint64, shape ``(n, 1)``: 8 bytes of BLAKE2b.
+
+    They differ from fit to fit, so that rows of two fits cannot be taken for one when data sets are concatenated.
+    """
+    digests = b"".join(hashlib.blake2b(f"{fit_id} {name}".encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(digests, "<u8").reshape(-1, 1).copy()
 
 

@@ -40,8 +40,9 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
         if name not in adata.uns[key] or list(np.shape(adata.uns[key][name])) != shape:
             msg = f"the fit {key!r} is damaged: uns[{key!r}][{name!r}] is missing or has changed shape; fit again"
             raise ValueError(msg)
-    _check_names(adata.var_names, adata.varm[slot_of(key, "gene_id")], key, "gene", "var_names")
-    _check_names(adata.obs_names, adata.obsm[slot_of(key, "cell_id")], key, "cell", "obs_names")
+    for axis, what in (("var", "gene"), ("obs", "cell")):
+        stored = getattr(adata, f"{axis}m")[slot_of(key, f"{what}_id")]
+        _check_names(getattr(adata, f"{axis}_names"), stored, manifest["id"], key, what, f"{axis}_names")
     config = ModelConfig.from_json(manifest["model"])
     uns, facts = adata.uns[key], manifest["facts"]
     loc = np.asarray(adata.varm[slot_of(key, "loc")])
@@ -135,11 +136,11 @@ def _check_part(adata: "AnnData", key: str, where: str, name: str, part: dict) -
         raise ValueError(msg)
 
 
-def _check_names(names, stored: np.ndarray, key: str, what: str, attribute: str) -> None:
-    changed = np.flatnonzero(fingerprints(names)[:, 0] != np.asarray(stored)[:, 0])
+def _check_names(names, stored: np.ndarray, fit_id: str, key: str, what: str, attribute: str) -> None:
+    changed = np.flatnonzero(fingerprints(names, fit_id)[:, 0] != np.asarray(stored)[:, 0])
     if len(changed):
         msg = (
-            f"{len(changed)} {what}s are not called what they were when {key!r} was fitted, "
+            f"{len(changed)} {what}s are not called what they were when {key!r} was fitted, or come from another fit, "
             f"first {names[changed[0]]!r}: restore adata.{attribute}, or fit again"
         )
         raise ValueError(msg)

@@ -1,5 +1,6 @@
 """A fit into AnnData: everything is made first, then written."""
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = 
     -------
     The slots, for the log.
     """
-    varm, obsm, uns = _parts(fit)
+    fit_id = _fit_id(fit)
+    varm, obsm, uns = _parts(fit, fit_id)
     parts = [
         {"slot": f"{where}[{name!r}]", "shape": list(value.shape), "dtype": str(value.dtype)}
         for where, group in (("varm", varm), ("obsm", obsm))
@@ -38,6 +40,7 @@ def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = 
     arrays = {name: list(value.shape) for name, value in uns.items() if name != "unfinished"}
     manifest = {
         "schema": SCHEMA,
+        "id": fit_id,
         "model": fit.config.to_json(),
         "links": fit.links,
         "facts": fit.facts,
@@ -99,7 +102,13 @@ def remove_fit(adata: "AnnData", key: str, *, missing_ok: bool = False) -> list[
     return [*removed, f"uns[{key!r}]"]
 
 
-def _parts(fit: Fit) -> tuple[dict, dict, dict]:
+def _fit_id(fit: Fit) -> str:
+    """Tells a fit from others: a hash of its settings, of its data, and of how it went."""
+    text = json.dumps([fit.config.to_json(), fit.facts])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _parts(fit: Fit, fit_id: str) -> tuple[dict, dict, dict]:
     """Arrays of a fit for varm, obsm and uns; rows of genes that were pooled are NaN."""
     posterior, fitted = fit.posterior, fit.fitted
     own = int(fitted.sum())
@@ -110,8 +119,8 @@ def _parts(fit: Fit) -> tuple[dict, dict, dict]:
             whole = np.full((len(fitted), *value.shape[1:]), np.nan)
             whole[fitted] = value[:own]
             varm[slot_of(fit.key, part)] = whole
-    varm[slot_of(fit.key, "gene_id")] = fingerprints(fit.genes)
-    obsm = {slot_of(fit.key, "cell_id"): fingerprints(fit.cells)}
+    varm[slot_of(fit.key, "gene_id")] = fingerprints(fit.genes, fit_id)
+    obsm = {slot_of(fit.key, "cell_id"): fingerprints(fit.cells, fit_id)}
     if posterior.cell_loc.size:
         obsm[slot_of(fit.key, "nu")] = np.stack([posterior.cell_loc, posterior.cell_scale], 1)
     uns = {

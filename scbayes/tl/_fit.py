@@ -156,7 +156,9 @@ def fit(  # noqa: PLR0913
     _report(logg, clock, result, slots)
     if run.training.interrupted:
         raise KeyboardInterrupt(
-            "nothing is stored, since copy=True" if copy else "the fit so far is stored; go on with fit(..., resume=True)"
+            "nothing is stored, since copy=True"
+            if copy
+            else "the fit so far is stored; go on with fit(..., resume=True)"
         )
     return out if copy else None
 
