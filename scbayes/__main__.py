@@ -117,7 +117,7 @@ def report(adata: "AnnData", genes: "DataFrame", expressed: float = 0.5) -> None
     low, middle, high = np.quantile(nu["nu"], [0.05, 0.5, 0.95])
     off = 100 * (genes["zeros"] - genes["zeros_expected"]).abs().quantile(0.95)
     facts = {"expressed": expressed, "sure": sure.sum(), "genes": len(genes), "off": off}
-    facts |= {"held": genes["mean"][sure].sum() / genes["mean"].sum(), "total": fit.facts["total_mrna"]["mean"]}
+    facts |= {"held": genes["mean"][sure].sum() / genes["mean"].sum(), "total": fit.facts["total_mrna"]["median"]}
     facts |= {"low": low, "middle": middle, "high": high, "width": np.median(nu["nu_high"] / nu["nu_low"])}
     facts |= {"zeros": genes["zeros"].mean(), "expected": genes["zeros_expected"].mean()}
     print(CONCLUSION.format(**facts))

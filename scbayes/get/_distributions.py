@@ -36,8 +36,9 @@ def distributions(
 
     Returns
     -------
-    Parameter -> distribution, of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for
-    parameters that each batch has its own of; or lists of them. Genes that were pooled are left out.
+    dict
+        Parameter -> distribution, of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for
+        parameters that each batch has its own of; or lists of them. Genes that were pooled are left out.
 
     Raises
     ------

@@ -29,8 +29,9 @@ def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: 
 
     Returns
     -------
-    Parameter -> float64 of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for parameters
-    that each batch has its own of. Genes that were pooled are left out.
+    dict
+        Parameter -> float64 of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for
+        parameters that each batch has its own of. Genes that were pooled are left out.
 
     Raises
     ------

@@ -25,9 +25,11 @@ def params(adata: "AnnData", key: str = "sb") -> dict[str, dict[str, np.ndarray]
 
     Returns
     -------
-    Parameter -> ``{"loc", "scale"}``, float64: shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of
-    batches for parameters that each batch has its own of. In ``"gene"``, the joint normal of the genes' coordinates:
-    ``loc`` `(n_genes, K)`, ``tril`` `(n_genes, K, K)` and ``factor`` `(n_genes, K, Q)`. Pooled genes are left out.
+    dict
+        Parameter -> ``{"loc", "scale"}``, float64: shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis
+        of batches for parameters that each batch has its own of. In ``"gene"``, the joint normal of the genes'
+        coordinates: ``loc`` `(n_genes, K)`, ``tril`` `(n_genes, K, K)` and ``factor`` `(n_genes, K, Q)`. Pooled genes
+        are left out.
 
     Raises
     ------

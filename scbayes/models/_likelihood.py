@@ -70,6 +70,7 @@ class NegativeBinomialCounts(dist.Distribution):
 
     def _dense_log_prob(self, u: Array) -> Array:
         r, log_odds = jnp.exp(self.log_size)[self.batch], self._log_odds()
+        u = u.astype(r.dtype)  # ln u! of float32 counts would have its precision
         log_p = gammaln(u + r) - gammaln(r) - gammaln(u + 1.0) + u * log_odds - (u + r) * softplus(log_odds)
         if self.gate_logit is None:
             return log_p

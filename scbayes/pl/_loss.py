@@ -15,7 +15,6 @@ def loss(
     adata: "AnnData",
     key: str | list[str] = "sb",
     *,
-    window: int = 50,
     ax: "Axes | None" = None,
     show: bool | None = None,
 ) -> "Axes | None":
@@ -54,9 +53,9 @@ def loss(
         ax = plt.figure(figsize=(5, 3.2), layout="constrained").subplots()
     for fit, colour in zip(fits, sns.color_palette("colorblind", len(fits)), strict=True):
         how = fit.facts["convergence"]
-        values = fit.losses - np.nanmean(fit.losses[-how["window"] :])
+        values = fit.losses - how["loss"]  # the mean of the last window
         n = len(values) // how["window"]
-        means = np.nanmean(values[: n * how["window"]].reshape(n, how["window"]), 1) if n else []
+        means = [_mean(part) for part in values[: n * how["window"]].reshape(n, how["window"])]
         verdict = "converged" if fit.converged else "NOT converged"
         label = f"{fit.key}: {fit.config.model}, {fit.config.parameterization}\n{verdict}, {how['n_steps']} steps"
         ax.plot(np.arange(1, len(values) + 1), values, ".", ms=2, color=colour, alpha=0.3, rasterized=True)
@@ -71,3 +70,9 @@ def loss(
         plt.show()
         return None
     return ax
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of those that are finite; NaN if none is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

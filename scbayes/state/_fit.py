@@ -82,7 +82,7 @@ class Fit:
             self.posterior,
             self.total,
             self.links,
-            np.log(self.facts["total_mrna"]["mean"]),
+            np.log(self.facts["total_mrna"]["median"]),
             self.facts["total_mrna"]["log_sd"],
             self.batch,
         )
@@ -107,14 +107,17 @@ class Fit:
         own = "" if not self.config.per_batch else f"; per batch: {', '.join(self.config.per_batch)}"
         state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
         rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
-        level = f"loss {how['loss_per_entry']:.6f} nats per cell and gene"
+        level = "no finite loss"
+        if how["loss"] is not None:
+            level = f"loss {how['loss_per_entry']:.6f} nats per cell and gene"
+        change = "" if how["drift"] is None else f", last change {how['drift']:.3g} nats"
         lines = [
             f"scbayes fit {self.key!r}: {self.config.model}, {self.config.parameterization}"
             + (" (unconstrained)" if self.config.unconstrained else "")
             + own,
             f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
             f"    here         {len(self.cells)} cells, {len(self.genes)} genes ({int(self.fitted.sum())} fitted)",
-            f"    convergence  {state}, {how['n_steps']} steps{rejected}; {level}, last change {how['drift']:.3g} nats",
+            f"    convergence  {state}, {how['n_steps']} steps{rejected}; {level}{change}",
             "    priors       " + ", ".join(f"{name} ~ {_describe(prior)}" for name, prior in facts["priors"].items()),
             "    slots        " + ", ".join(sorted(set(self.slots.values()))),
         ]
@@ -123,7 +126,8 @@ class Fit:
             spread = f", log sd {mrna['log_sd']:g}" if mrna["log_sd"] else ""
             moving = [name for name, marginal in self.canonical.items() if not marginal.identified]
             lines.insert(
-                -1, f"    scale        {', '.join(moving)} move with the total mRNA per cell, {mrna['mean']:g}{spread}"
+                -1,
+                f"    scale        {', '.join(moving)} move with the total mRNA per cell, {mrna['median']:g}{spread}",
             )
         return "\n".join(lines)
 

@@ -49,19 +49,19 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
     fitted = np.isfinite(loc).all(1)
     columns = len(Model.of(config).columns)
     factor = slot_of(key, "factor")
-    nu = np.asarray(adata.obsm[slot_of(key, "nu")]) if config.capture else np.zeros((0, 2))
+    nu = np.array(adata.obsm[slot_of(key, "nu")]) if config.capture else np.zeros((0, 2))
     posterior = Posterior(
         gene_loc=loc[fitted],
         gene_tril=np.asarray(adata.varm[slot_of(key, "tril")])[fitted],
         gene_factor=np.asarray(adata.varm[factor])[fitted]
         if factor in adata.varm
         else np.zeros((fitted.sum(), columns, 0)),
-        global_loc=np.asarray(uns["global"])[:, 0],
-        global_scale=np.asarray(uns["global"])[:, 1],
+        global_loc=np.array(uns["global"])[:, 0],  # copies: what is handed out may be changed
+        global_scale=np.array(uns["global"])[:, 1],
         cell_loc=nu[:, 0],
         cell_scale=nu[:, 1],
     )
-    total = np.asarray(uns["total"])
+    total = np.array(uns["total"])
     return Fit(
         key=key,
         config=config,
@@ -72,9 +72,9 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
         genes=np.asarray(adata.var_names),
         cells=np.asarray(adata.obs_names),
         fitted=fitted,
-        rest=np.asarray(uns["rest"]),
+        rest=np.array(uns["rest"]),
         batch=_batch(adata, facts, key),
-        losses=np.asarray(uns["loss"]),
+        losses=np.array(uns["loss"]),
         facts=facts,
         slots={name: f"{where}[{name!r}]" for where, name in parts} | {"manifest": f"uns[{key!r}]"},
     )

@@ -48,7 +48,7 @@ def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = 
         "arrays": arrays,
         "n_unfinished": len(unfinished or ()),
     }
-    entry = {"manifest": json.dumps(manifest, allow_nan=True), **uns}
+    entry = {"manifest": json.dumps(manifest, allow_nan=False), **uns}
     remove_fit(adata, fit.key, missing_ok=True)
     for name, value in varm.items():
         adata.varm[name] = value

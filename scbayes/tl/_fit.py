@@ -48,7 +48,8 @@ def fit(  # noqa: PLR0913
 
     The likelihood is evaluated on sufficient statistics, exactly or to 1e-3 nats per gene: a step costs about the
     number of distinct (gene, count) pairs. Newton's method on one to three numbers per gene and one per cell finds the
-    posterior; stochastic variational inference refines it until the loss stops falling.
+    posterior; stochastic variational inference refines it until the loss stops falling. The models page has the
+    formulas, what is identified, and how good the approximations are.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ def fit(  # noqa: PLR0913
     model
         ``"nbdm"``, ``"zinb"``, ``"nbvcp"`` or ``"zinbvcp"``.
     parameterization
-        ``"mean_disp"`` (mu, r; the default), ``"standard"`` (p, r), ``"linked"`` (p, mu) or ``"odds_ratio"`` (phi, mu).
+        ``"mean_disp"`` (mu, r; the default), ``"standard"`` (r, and p without capture), ``"linked"`` (mu, p) or
+        ``"odds_ratio"`` (mu, phi).
     unconstrained
         Priors are normal on log and logit scales instead of distributions of the parameters.
     n_components
@@ -85,7 +87,7 @@ def fit(  # noqa: PLR0913
         A numpyro ELBO. Default: ``Trace_ELBO()``.
     n_steps
         Steps at most. Windows of 50 steps are compared, and the fit ends when their mean losses agree within 1e-3
-        nats per latent number or within two standard errors.
+        nats per latent number, or within two standard errors if these are small.
     stable_update
         Reject steps with a loss or gradient that is not finite; they are counted and reported.
     resume
@@ -104,8 +106,10 @@ def fit(  # noqa: PLR0913
     -------
     None, or the copy. With `K` numbers per gene, it sets (float64 where not said)
 
-    `adata.varm[key_added + "_loc"]` : `(n_genes, K)`, `adata.varm[key_added + "_tril"]` : `(n_genes, K, K)`
-        Mean and Cholesky factor of each gene's log or logit parameters; NaN for genes that were pooled.
+    `adata.varm[key_added + "_loc"]` : `(n_genes, K)`
+        Mean of each gene's log or logit parameters; NaN for genes that were pooled.
+    `adata.varm[key_added + "_tril"]` : `(n_genes, K, K)`
+        Cholesky factor of their covariance.
     `adata.varm[key_added + "_factor"]` : `(n_genes, K, Q)`
         Loadings on what couples the genes (``standard`` only).
     `adata.obsm[key_added + "_nu"]` : `(n_cells, 2)`
@@ -202,9 +206,10 @@ def _seed(rng: int | np.random.Generator) -> int:
 def _report(logg, clock, result: Fit, slots: list[str]) -> None:
     how = result.facts["convergence"]
     if not how["converged"]:
+        change = "" if how["drift"] is None else f" (last change {how['drift']:.3g} nats)"
         logg.warning(
-            f"the fit {result.key!r} has not converged in {how['n_steps']} steps "
-            f"(last change {how['drift']:.3g} nats): go on with sb.tl.fit(adata, resume=True, n_steps=...)"
+            f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: "
+            "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
         )
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} of {how['n_steps']} steps were not finite and were not taken")

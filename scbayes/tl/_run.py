@@ -57,7 +57,7 @@ def start_run(model: Model, source: Source, priors: dict, seed: int, settings: S
         "n_counts": int(summary.cell_total.sum()),
         "data": _fingerprint(summary),
         "seed": seed,
-        "total_mrna": {"mean": float(mrna_mean), "log_sd": float(mrna_sd)},
+        "total_mrna": {"median": float(mrna_mean), "log_sd": float(mrna_sd)},
         "priors": {site: to_json(prior) for site, prior in start.priors.items()},
         "learned": [site for site in start.priors if site in LEARNED and site not in given],
     }
@@ -97,7 +97,7 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
         msg = f"{key!r} was optimised with another optimizer than the one given (or with the default): pass the same"
         raise ValueError(msg)
     progress = tree.unflatten([jnp.asarray(a, leaf.dtype) for a, leaf in zip(stored, leaves, strict=True)])
-    evidence = evidence_at(model, counts, summary, fit.priors, posterior, np.log(facts["total_mrna"]["mean"]))
+    evidence = evidence_at(model, counts, summary, fit.priors, posterior, np.log(facts["total_mrna"]["median"]))
     start = Start(posterior, evidence, fit.priors)
     return _train(model, start, summary, facts, settings, progress=progress, losses=fit.losses)
 
@@ -151,7 +151,7 @@ def _train(
 
     batch = jnp.asarray(summary.batch)
     inputs = Inputs(
-        start.evidence, start.priors, jnp.asarray(np.log(facts["total_mrna"]["mean"])), batch, start.posterior
+        start.evidence, start.priors, jnp.asarray(np.log(facts["total_mrna"]["median"])), batch, start.posterior
     )
     n_latent = start.posterior.gene_loc.size + start.posterior.global_loc.size + start.posterior.cell_loc.size
     training = train(
@@ -170,19 +170,20 @@ def _train(
         show=settings.progress,
     )
     last = training.losses[-WINDOW:]
-    level = float(np.nanmean(last)) if np.isfinite(last).any() else float("nan")
+    level = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else None
+    entries = summary.n_cells * summary.n_genes
     facts = facts | {
         "convergence": {
             "converged": training.converged,
             "interrupted": training.interrupted,
             "n_steps": len(training.losses),
             "n_rejected": training.n_rejected,
-            "drift": training.drift,
+            "drift": training.drift if np.isfinite(training.drift) else None,
             "n_latent": int(n_latent),
             "window": WINDOW,
             "tolerance": TOLERANCE * n_latent,
             "loss": level,
-            "loss_per_entry": level / (summary.n_cells * facts["n_genes"]),
+            "loss_per_entry": None if level is None else level / entries,
         },
         "optimizer": _optimizer_name(settings),
         "versions": {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")},
