@@ -53,7 +53,7 @@ def loss(
         ax = plt.figure(figsize=(5, 3.2), layout="constrained").subplots()
     for fit, colour in zip(fits, sns.color_palette("colorblind", len(fits)), strict=True):
         how = fit.facts["convergence"]
-        values = fit.losses - how["loss"]  # the mean of the last window
+        values = fit.losses - (how["loss"] or 0)  # the mean of the last window; None if no loss there was finite
         n = len(values) // how["window"]
         means = [_mean(part) for part in values[: n * how["window"]].reshape(n, how["window"])]
         verdict = "converged" if fit.converged else "NOT converged"
@@ -62,7 +62,7 @@ def loss(
         ax.plot((np.arange(n) + 0.5) * how["window"], means, "o-", ms=4, color=colour, label=label)
         ax.axhspan(-how["tolerance"], how["tolerance"], color=colour, alpha=0.12, lw=0)
     widest = max(fit.facts["convergence"]["tolerance"] for fit in fits)
-    ax.set_yscale("symlog", linthresh=10 ** np.ceil(np.log10(widest)))  # linear within the band
+    ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(widest)), linscale=1.5)  # linear near zero
     ax.set(xlabel="step", ylabel="loss above its final level (nats)")
     ax.legend(frameon=False, fontsize="small")
     sns.despine(ax=ax)

@@ -48,7 +48,7 @@ def compare(args, parameterization: str) -> list[dict]:
     dense = adata.X.todense()
     with jax.enable_x64(True):
         posterior = jax.tree.map(jnp.asarray, fit.posterior)
-        log_mrna = jnp.log(fit.facts["total_mrna"]["mean"])
+        log_mrna = jnp.log(fit.facts["total_mrna"]["median"])
         inputs = Inputs(jnp.asarray(dense, float), fit.priors, log_mrna, jnp.asarray(fit.batch), posterior)
         ours = score(fit.model, posterior, inputs, args)
     name = {"model": f"{args.model} {parameterization}"}

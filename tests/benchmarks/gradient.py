@@ -22,7 +22,7 @@ def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--data", default="kang_ifnb")
     cli.add_argument("--cells", type=int, default=0, help="0: all")
-    cli.add_argument("--genes", type=int, default=1500, help="spread evenly over the expressed genes of the file; 0: all")
+    cli.add_argument("--genes", type=int, default=1500, help="spread over those expressed; 0: all")
     cli.add_argument("--seconds", type=float, default=10, help="time given to the repeats of each evaluation")
     cli.add_argument("--summary-only", action="store_true", help="for data too large for the dense program")
     args = cli.parse_args()
@@ -46,7 +46,6 @@ def block(args):
 
 
 def compare(name: str, model: str, parameterization: str, x, args) -> dict:
-    import jax
     import jax.numpy as jnp
 
     inputs, z, sd = setting(model, parameterization, x)
@@ -107,7 +106,7 @@ def setting(model: str, parameterization: str, x):
 
 
 def log_density(model: str, parameterization: str, inputs):
-    """Log density of the program and its gradient in log and logit coordinates, as a function of these and the counts."""
+    """Log density of the program and its gradient in log and logit coordinates, given these and the counts."""
     import jax
     from numpyro.infer.util import log_density as of_program
 
@@ -128,7 +127,7 @@ def timed(function, z, counts, seconds: float):
 
     result = jax.block_until_ready(function(z, counts))
     times, stop = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < stop and len(times) < 1000:
+    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 1000):
         start = time.perf_counter()
         jax.block_until_ready(function(z, counts))
         times.append(time.perf_counter() - start)

@@ -2,16 +2,17 @@
 
 Every count is split by binomial thinning: each molecule goes to training with probability 0.8, else to the test, so
 that test means are a quarter of training means. Models are fitted to the training counts, and each entry (cell, gene)
-of the test counts is scored under (`--given`)
+of the test counts is scored in two ways:
 
-* `parameters` (default): the model's own distribution at the fitted parameters, NB(r_g, mean m_cg / 4), gated where
-  the model has gates;
-* `counts`: also given the entry's training count u. The entry's rate is then Gamma(u + r_g), so the test count is
-  NB(size u + r_g, odds o_cg / (4 (1 + o_cg))); a gate is shut with the probability that it is, given u.
+* `counts`: given all that training saw, the entry's own training count u too. The entry's rate is then Gamma(u + r_g),
+  so the test count is NB(size u + r_g, odds o_cg / (4 (1 + o_cg))); a gate is shut with the probability that it is,
+  given u. This is the predictive density proper, and the one to choose by.
+* `parameters`: under the model's own distribution at the fitted parameters, NB(r_g, mean m_cg / 4), gated where the
+  model has gates, as if the entry were new.
 
 Figures are the sum over all entries, zeros too, divided by the number of test molecules: nats per held-out count.
 Parameters are the posterior means of mu, nu, odds and gate, and the median of r. `Poisson` is the cell's total times
-the gene's share (+ 0.5 molecules per gene). Densities are computed in blocks of cells.
+the gene's share, each with half a molecule added. Densities are computed in blocks of cells.
 """
 
 import time
@@ -30,33 +31,40 @@ def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--data", nargs="+", default=list(SETS), help="names in SCBAYES_DATA, or pancreas (shipped)")
     cli.add_argument("--seeds", type=int, default=1)
-    cli.add_argument("--given", default="parameters", choices=["parameters", "counts"])
+    cli.add_argument("--fits", nargs="+", default=[f"{m} {p}" for m, p in FITS], help='such as "nbvcp mean_disp"')
     args = cli.parse_args()
     rows = []
     for name in args.data:
         for seed in range(args.seeds):
-            rows += data_set(name, seed, given_counts=args.given == "counts")
-    wide = {}
+            rows += data_set(name, seed, [tuple(fit.split()) for fit in args.fits])
+    tables = {f"held_out_given_{given}": wide(rows, given) for given in ("counts", "parameters")}
+    report(args, **tables, fits=rows)
+
+
+def wide(rows: list[dict], given: str) -> list[dict]:
+    """One row per data set and seed, one column per fit."""
+    result = {}
     for row in rows:
-        wide.setdefault((row["data"], row["seed"]), {"data": row["data"], "seed": row["seed"]})[row["fit"]] = row["nats"]
-    report(args, nats_per_held_out_count=list(wide.values()), fits=rows)
+        key = (row["data"], row["seed"])
+        result.setdefault(key, {"data": row["data"], "seed": row["seed"]})[row["fit"]] = row[given]
+    return list(result.values())
 
 
-def data_set(name: str, seed: int, *, given_counts: bool) -> list[dict]:
+def data_set(name: str, seed: int, fits: list[tuple[str, str]]) -> list[dict]:
     import anndata as ad
 
     import scbayes as sb
 
     adata = sb.datasets.pancreas() if name == "pancreas" else ad.read_h5ad(data_file(name))
     train, test = thin(adata.X.tocsr(), np.random.default_rng(seed))
-    rows = [{"data": name, "seed": seed, "fit": "Poisson", "nats": score(train, test, poisson(train), given_counts)}]
-    for model, parameterization in FITS:
+    rows = [{"data": name, "seed": seed, "fit": "Poisson"} | scores(train, test, poisson(train))]
+    for model, parameterization in fits:
         fitted = ad.AnnData(train, obs=adata.obs[[]], var=adata.var[[]])
         start = time.perf_counter()
         sb.tl.fit(fitted, model, parameterization=parameterization, progress=False)
         row = {"data": name, "seed": seed, "fit": f"{model} {parameterization}"}
         row |= {"seconds": time.perf_counter() - start, "converged": sb.get.fit(fitted).converged}
-        rows.append(row | {"nats": score(train, test, parameters(fitted), given_counts)})
+        rows.append(row | scores(train, test, parameters(fitted)))
     return rows
 
 
@@ -83,7 +91,11 @@ def parameters(adata) -> dict[str, np.ndarray | None]:
 
 def poisson(train) -> dict[str, np.ndarray | None]:
     share = np.asarray(train.sum(0)).ravel() + 0.5
-    return {"mu": share / share.sum(), "size": np.asarray(train.sum(1)).ravel(), "r": None, "gate": None}
+    return {"mu": share / share.sum(), "size": np.asarray(train.sum(1)).ravel() + 0.5, "r": None, "gate": None}
+
+
+def scores(train, test, values: dict) -> dict[str, float]:
+    return {given: score(train, test, values, given == "counts") for given in ("counts", "parameters")}
 
 
 def score(train, test, values: dict, given_counts: bool) -> float:
@@ -117,11 +129,13 @@ def log_density(u, v, mean, r, gate, thinned: float, given_counts: bool) -> np.n
         log_p = log_p + gammaln(v + size) - gammaln(size) - gammaln(v + 1) + xlogy(v, later) - xlog1py(v, later)
     if gate is None:
         return log_p
-    if given_counts:  # a gate is known to be open where u > 0
-        opened = (1 - gate) * np.exp(-r * np.log1p(odds))
-        gate = np.where(u > 0, 0.0, gate / (gate + opened))
     with np.errstate(divide="ignore"):
-        return np.where(v > 0, np.log1p(-gate) + log_p, np.logaddexp(np.log(gate), np.log1p(-gate) + log_p))
+        shut, opened = np.log(gate), np.log1p(-gate)
+    if given_counts:  # a gate is known to be open where u > 0
+        opened = opened - r * np.log1p(odds)
+        either = np.logaddexp(shut, opened)
+        shut, opened = np.where(u > 0, -np.inf, shut - either), np.where(u > 0, 0.0, opened - either)
+    return np.where(v > 0, opened + log_p, np.logaddexp(shut, opened + log_p))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ def main() -> None:
     if args.child:
         sys.stdout.write(json.dumps(child(args.child, data_file(args.data))) + "\n")
         return
-    runs = {name: min((process(args, name) for _ in range(args.repeats)), key=lambda r: r["wall s"]) for name in args.runs}
+    runs = {}
+    for name in args.runs:
+        runs[name] = min((process(args, name) for _ in range(args.repeats)), key=lambda run: run["wall s"])
     read, scanpy = runs.get("read"), runs.get("scanpy")
     rows = []
     for name, run in runs.items():
@@ -59,7 +61,7 @@ def child(name: str, path) -> dict:
     import scanpy as sc
 
     if name in MODELS:
-        import scbayes  # noqa: F401
+        import scbayes as sb  # noqa: F401
     sc.settings.verbosity = "error"
     imported = time.perf_counter()
     adata = ad.read_h5ad(path)
@@ -85,6 +87,7 @@ def fit(adata, model: str) -> None:
 def again(adata, model: str) -> dict:
     """Whether the fit converged; seconds and number of compilations of a second one."""
     import jax
+
     import scbayes as sb
 
     first = sb.get.fit(adata)

@@ -1,0 +1,378 @@
+"""What every public function promises: copies, storage formats, order, precision, logging, seeds, compiled code."""
+
+import copy
+import inspect
+import io
+import logging
+import re
+
+import anndata as ad
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import scbayes as sb
+
+N_CELLS, N_GENES = 80, 24
+
+
+def simulated() -> ad.AnnData:
+    return sb.datasets.simulate("nbvcp", n_cells=N_CELLS, n_genes=N_GENES, n_batches=2, log_mean=(2, 1), rng=3)
+
+
+def fit(adata, **settings) -> ad.AnnData | None:
+    return sb.tl.fit(adata, **({"progress": False} | settings))
+
+
+@pytest.fixture(scope="module")
+def _fitted() -> ad.AnnData:
+    adata = simulated()
+    fit(adata)
+    return adata
+
+
+@pytest.fixture
+def fitted(_fitted) -> ad.AnnData:
+    return _fitted.copy()
+
+
+def numbers(adata, key: str = "sb") -> dict[str, np.ndarray]:
+    found = sb.get.map(adata, key)
+    spread = {f"{name} spread": part["scale"] for name, part in sb.get.params(adata, key).items() if "scale" in part}
+    return found | spread | {"losses": sb.get.fit(adata, key).losses}
+
+
+def assert_close(found: dict, expected: dict, rtol: float = 1e-9) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=rtol, err_msg=name)
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def contents(adata) -> dict:
+    """Everything by value, sparse matrices as their arrays."""
+    parts = {
+        f"{axis}.{name}": getattr(adata, axis)[name].to_numpy()
+        for axis in ("obs", "var")
+        for name in getattr(adata, axis)
+    }
+    for group in ("layers", "obsm", "varm"):
+        parts |= {f"{group}.{name}": value for name, value in getattr(adata, group).items()}
+    parts["X"] = adata.X
+    parts = {name: value.toarray() if sparse.issparse(value) else np.asarray(value) for name, value in parts.items()}
+    return copy.deepcopy(parts | {"uns": str(dict(adata.uns)), "names": [*adata.obs_names, *adata.var_names]})
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+#: How to call each function that writes into AnnData.
+IN_PLACE = {
+    "pp.prepare_counts": {"n_top_genes": 10, "min_cells": 3},
+    "tl.fit": {"progress": False, "key_added": "new"},
+    "tl.remove": {},
+}
+
+
+def public(room: str) -> dict:
+    module = getattr(sb, room)
+    return {f"{room}.{name}": getattr(module, name) for name in module.__all__}
+
+
+def test_every_function_in_place_is_here():
+    assert set(IN_PLACE) == {*public("pp"), *public("tl")}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_copy_equals_in_place_and_leaves_the_original_alone(fitted, name):
+    function = (public("pp") | public("tl"))[name]
+    original, before = fitted.copy(), contents(fitted)
+    result = function(original, **IN_PLACE[name], copy=True)
+    assert_same(contents(original), before)
+    assert result is not original
+    assert function(fitted, **IN_PLACE[name]) is None
+    assert_same(contents(result), contents(fitted))
+    with pytest.raises(AssertionError):
+        assert_same(contents(result), before)
+    for parts in ("obsm", "varm"):  # nothing is shared: writing into one does not show in the other
+        for slot, value in getattr(result, parts).items():
+            if slot in getattr(original, parts):
+                assert not np.shares_memory(value, getattr(original, parts)[slot])
+
+
+@pytest.mark.parametrize("name", [*public("get"), *public("pl")])
+def test_reading_and_drawing_change_nothing(fitted, name):
+    function = (public("get") | public("pl"))[name]
+    before = contents(fitted)
+    result = function(fitted, **({"show": False} if name.startswith("pl") else {}))
+    assert result is not None
+    assert "copy" not in inspect.signature(function).parameters
+    assert_same(contents(fitted), before)
+    view = fitted[:10, :5]
+    function(view, **({"show": False} if name.startswith("pl") else {}))
+    assert view.is_view
+
+
+def test_what_is_handed_out_can_be_changed_without_harm(fitted):
+    expected = numbers(fitted)
+    for part in sb.get.params(fitted).values():
+        for value in part.values():
+            value[...] = 0
+    for value in sb.get.map(fitted).values():
+        value[...] = 0
+    fit = sb.get.fit(fitted)
+    for value in (fit.losses, fit.rest, fit.fitted, *fit.posterior, *fit.total):
+        value[...] = 0
+    assert_close(numbers(fitted), expected, rtol=0)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def unsorted(x):
+    """The same matrix with the entries of each row backwards, one of them in two halves, and a stored zero."""
+    x = sparse.csr_matrix(x).astype(np.float64)
+    rows, columns, values = [], [], []
+    for c in range(x.shape[0]):
+        row = x[c].tocoo()
+        rows += [c] * len(row.col)
+        columns += list(row.col[::-1])
+        values += list(row.data[::-1])
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=x.shape[0]))])
+    result = sparse.csr_matrix((np.array(values), np.array(columns), indptr), shape=x.shape)
+    assert not result.has_sorted_indices
+    return result
+
+
+def long_indices(x):
+    x = sparse.csr_matrix(x, copy=True)
+    x.indices, x.indptr = x.indices.astype(np.int64), x.indptr.astype(np.int64)
+    return x
+
+
+def dasked(x):
+    import dask.array as da
+
+    return da.from_array(np.asarray(x.todense()), chunks=(33, N_GENES))
+
+
+def dasked_sparse(x):
+    import dask.array as da
+
+    return da.from_array(np.asarray(x.todense()), chunks=(20, N_GENES)).map_blocks(sparse.csr_matrix)
+
+
+FORMATS = {
+    "csc": sparse.csc_matrix,
+    "csr array": sparse.csr_array,
+    "csc array": sparse.csc_array,
+    "dense": lambda x: np.asarray(x.todense()),
+    "fortran": lambda x: np.asfortranarray(x.todense()),
+    "float64": lambda x: x.astype(np.float64),
+    "int64": lambda x: x.astype(np.int64),
+    "int32 dense": lambda x: np.asarray(x.todense()).astype(np.int32),
+    "uint16": lambda x: x.astype(np.uint16),
+    "unsorted": unsorted,
+    "long indices": long_indices,
+    "dask": dasked,
+    "dask of csr": dasked_sparse,
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_formats_give_the_same_fit(fitted, format):
+    adata = simulated()
+    adata.X = FORMATS[format](adata.X)
+    before = adata.X.copy()
+    fit(adata)
+    assert_close(numbers(adata), numbers(fitted))
+    assert type(adata.X) is type(before)
+    assert adata.X.dtype == before.dtype
+
+
+def test_layer_gives_the_same_fit(fitted):
+    adata = simulated()
+    adata.layers["umi"] = adata.X
+    adata.X = adata.X.log1p()
+    fit(adata, layer="umi")
+    assert_close(numbers(adata), numbers(fitted))
+
+
+def test_prepared_counts_are_found(fitted):
+    """Of prepare_counts come the layer and the mask; an explicit one wins."""
+    import scanpy as sc
+
+    adata = simulated()
+    sb.pp.prepare_counts(adata)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    fit(adata)
+    assert sb.get.fit(adata).facts["layer"] == "counts"
+    assert_close(numbers(adata), numbers(fitted))
+    sb.pp.prepare_counts(adata, "counts", n_top_genes=20)
+    adata.var["all"] = True
+    fit(adata, mask_var="all")
+    assert_close(numbers(adata), numbers(fitted))
+    fit(adata, n_steps=50)
+    assert sb.get.fit(adata).fitted.sum() == 20
+
+
+def test_backed_counts_give_the_same_fit(fitted, tmp_path):
+    """In a file, read in blocks; the fit is in memory until written. No copies: AnnData has none of backed data."""
+    simulated().write_h5ad(tmp_path / "x.h5ad")
+    before = (tmp_path / "x.h5ad").read_bytes()
+    adata = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    fit(adata)
+    assert adata.isbacked
+    assert_close(numbers(adata), numbers(fitted))
+    with pytest.raises(ValueError, match="backed"):
+        fit(adata, copy=True)
+    adata.to_memory().write_h5ad(tmp_path / "y.h5ad")
+    adata.file.close()
+    assert (tmp_path / "x.h5ad").read_bytes() == before
+    assert_close(numbers(ad.read_h5ad(tmp_path / "y.h5ad")), numbers(fitted))
+
+
+# --- order, precision, seeds ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", ["cells", "genes", "both"])
+def test_order_of_cells_and_genes_does_not_matter(fitted, axis):
+    """Up to the draws of the optimisation, a small part of a posterior standard deviation."""
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(N_CELLS) if axis != "genes" else np.arange(N_CELLS)
+    columns = rng.permutation(N_GENES) if axis != "cells" else np.arange(N_GENES)
+    adata = simulated()[rows][:, columns].copy()
+    fit(adata)
+    here, there = sb.get.fit(adata), sb.get.fit(fitted[rows][:, columns])
+    assert list(here.genes) == list(there.genes)
+    for name, marginal in here.canonical.items():
+        other = there.canonical[name]
+        assert np.abs((marginal.loc - other.loc) / other.scale).max() < 0.2, name
+        np.testing.assert_allclose(marginal.scale, other.scale, rtol=0.1, err_msg=name)
+
+
+def test_precision_of_the_user_is_left_alone(fitted):
+    assert not jax.config.jax_enable_x64
+    adata = simulated()
+    fit(adata)
+    assert not jax.config.jax_enable_x64
+    assert jnp.ones(2).dtype == jnp.float32
+    with pytest.raises(ValueError, match="unknown model"):
+        fit(adata, model="nb")
+    with pytest.raises(ValueError, match="no counts"):
+        fit(ad.AnnData(np.zeros((5, 5), np.float32)))
+    assert not jax.config.jax_enable_x64
+    for value in (*sb.get.map(adata).values(), adata.varm["sb_loc"]):
+        assert value.dtype == np.float64
+    with jax.enable_x64(True):
+        fit(adata)
+        assert jnp.ones(2).dtype == jnp.float64
+    assert_close(numbers(adata), numbers(fitted))
+
+
+def test_the_global_random_state_is_left_alone():
+    np.random.seed(1)  # noqa: NPY002, TID251
+    expected = np.random.random(3)  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002, TID251
+    fit(simulated())
+    np.testing.assert_array_equal(np.random.random(3), expected)  # noqa: NPY002
+
+
+def test_seed_is_recorded_and_repeats_the_fit(fitted):
+    adata = simulated()
+    generator = np.random.default_rng(7)
+    seed = int(np.random.default_rng(7).integers(2**31))
+    fit(adata, rng=generator, key_added="drawn")
+    fit(adata, rng=generator, key_added="next")
+    fit(adata, rng=seed, key_added="given")
+    seeds = [sb.get.fit(adata, key).facts["seed"] for key in ("drawn", "next", "given")]
+    assert seeds[0] == seeds[2] == seed != seeds[1]
+    assert sb.get.fit(fitted).facts["seed"] == 0
+    assert_close(numbers(adata, "drawn"), numbers(adata, "given"), rtol=0)
+    assert not np.array_equal(sb.get.map(adata, "next")["mu"], sb.get.map(adata, "given")["mu"])
+    fit(adata, rng=np.int64(seed), key_added="given")
+    assert_close(numbers(adata, "drawn"), numbers(adata, "given"), rtol=0)
+
+
+# --- logging ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log():
+    """What scanpy logs at verbosity "hint"."""
+    import scanpy as sc
+
+    before, stream = (sc.settings.verbosity, sc.settings.logfile), io.StringIO()
+    sc.settings.verbosity, sc.settings.logfile = "hint", stream
+    yield stream
+    sc.settings.verbosity, sc.settings.logfile = before
+
+
+def test_log_names_what_was_done_and_every_slot(log):
+    adata = simulated()
+    slots = set(adata.varm) | set(adata.obsm)
+    fit(adata, parameterization="standard", key_added="own", n_steps=50)
+    text = log.getvalue()
+    assert text.startswith("fitting nbvcp")
+    assert "has not converged in 50 steps" in text
+    assert re.search(r"finished: added\n[^()]*\(0:\d\d:\d\d\)", text)
+    for where in ("varm", "obsm"):
+        for name in set(getattr(adata, where)) - slots:
+            assert f"{where}['{name}']" in text
+    assert "uns['own']" in text
+    assert len(set(adata.varm) | set(adata.obsm) - slots) > 5
+    log.truncate(0)
+    fit(adata, key_added="own", resume=True)
+    assert "resuming 'own'" in log.getvalue()
+    assert "varm['own_factor']" in log.getvalue()
+    fit(adata, key_added="own", resume=True)
+    assert "'own' had converged: nothing to resume" in log.getvalue()
+    log.truncate(0)
+    sb.tl.remove(adata, "own")
+    assert re.search(r"removed .*varm\['own_loc'\].*obsm\['own_nu'\].*uns\['own'\]", log.getvalue())
+
+
+def test_quiet_fits_print_nothing(capfd):
+    fit(simulated())
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+# --- compiled code ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled(caplog):
+    """Names of what JAX compiles from here on."""
+    caplog.set_level(logging.WARNING, logger="jax")
+    with jax.log_compiles(True):
+        yield lambda: [record.message[:120] for record in caplog.records if "Compiling " in record.getMessage()]
+
+
+def test_a_second_fit_of_the_same_shape_compiles_nothing(fitted, compiled):
+    jax.jit(lambda x: x + 12.5)(np.ones(3))
+    assert len(compiled()) == 1, "compilations are seen"
+    for settings in ({"rng": 11}, {"n_steps": 70, "key_added": "other"}):
+        fit(fitted, **settings)
+    assert compiled()[1:] == []
+    fit(fitted, n_steps=130, resume=True, key_added="other")
+    assert [name for name in compiled() if "jit(run)" in name] == []
+
+
+def test_index_and_names_do_not_matter(fitted):
+    """Names with blanks, slashes, quotes and letters of other scripts; integers as strings."""
+    adata = simulated()
+    adata.obs_names = [str(i) for i in range(N_CELLS)]
+    adata.var_names = pd.Index([f"{i}/a 'ü' \"π\"" for i in range(N_GENES)])
+    fit(adata)
+    assert_close(numbers(adata), numbers(fitted))
+    assert_close(numbers(adata[:, ["3/a 'ü' \"π\""]]), numbers(adata[:, 3]))
