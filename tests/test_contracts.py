@@ -122,7 +122,7 @@ def test_reading_and_drawing_change_nothing(fitted, name):
 
 
 def test_what_is_handed_out_can_be_changed_without_harm(fitted):
-    expected = numbers(fitted)
+    expected = copy.deepcopy(numbers(fitted))
     for part in sb.get.params(fitted).values():
         for value in part.values():
             value[...] = 0

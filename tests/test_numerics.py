@@ -236,6 +236,13 @@ def test_newton_climbs_from_where_the_function_is_not_concave():
     np.testing.assert_allclose(found.tril[:, 0, 0], 0.5**0.5, rtol=1e-5)
 
 
+def test_newton_does_not_jump_to_and_fro():
+    function = lambda z, args: -jnp.log(jnp.cosh(3 * (z[:, 0] - args)))  # plain Newton diverges 0.36 from the peak
+    args = jnp.asarray([0.9, -0.8, 1.2])
+    found = maximise(function, start_at(np.zeros((3, 1))), args, 40, spread=False)
+    np.testing.assert_allclose(found.loc[:, 0], args, atol=1e-6)
+
+
 def test_newton_never_takes_what_is_not_finite():
     function = lambda z, args: jnp.where(z[:, 0] > args, jnp.nan, 3 * z[:, 0] - z[:, 0] ** 2)  # peak at 1.5
     found = maximise(function, start_at(np.array([[0.0], [0.0]]), 0.01), jnp.asarray([1.2, 3.0]), 20, spread=False)

@@ -446,6 +446,16 @@ def leaves(value):
         yield value
 
 
+def test_manifest_is_strict_json():
+    """Also where a number is missing: no drift before there are two windows."""
+
+    def refuse(name):
+        pytest.fail(f"{name} is no JSON")
+
+    manifest = json.loads(fitted(n_steps=50).uns["sb"]["manifest"], parse_constant=refuse)
+    assert manifest["facts"]["convergence"]["drift"] is None
+
+
 @pytest.mark.parametrize("n_steps", [50, 2000])
 @pytest.mark.parametrize("settings", FITS.values(), ids=FITS)
 def test_only_plain_arrays_and_strings_are_stored(settings, n_steps):

@@ -134,7 +134,7 @@ def test_a_bar_is_shown_on_request(capsys):
     assert "20/20" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("optimizer", ["adam", 0.01, optax.adam, object()], ids=str)
+@pytest.mark.parametrize("optimizer", ["adam", 0.01, optax.adam, object()], ids=["name", "number", "factory", "object"])
 def test_other_optimizers_are_refused(optimizer):
     with pytest.raises(TypeError, match=rf"optax.*numpyro.*{type(optimizer).__name__}"):
         as_optimizer(optimizer)
@@ -236,7 +236,11 @@ def losses(*means: float, sd: float = 0.0) -> np.ndarray:
         (np.concatenate([losses(5.0), np.full(50, np.nan)]), False, np.nan),
         (np.concatenate([losses(5.0), np.full(50, np.inf)]), False, np.nan),
     ],
-    ids=str,
+    ids=[
+        *("equal", "equal after a fall", "falls", "within tolerance", "beyond tolerance", "rises"),
+        *("within noise", "beyond noise", "rises within noise", "noise too wide"),
+        *("one window", "no step", "a step short", "a step short of three", "all NaN", "last NaN", "last infinite"),
+    ],
 )
 def test_windows_agree_or_not(values, converged, fall):
     found, drift = _agree(values, N_LATENT)

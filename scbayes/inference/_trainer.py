@@ -112,7 +112,7 @@ def train(
             progress, new = run(progress, key, number, inputs)
             losses = np.concatenate([losses, np.asarray(new)[: len(steps)]])
             bar.update(len(steps))
-            bar.set_postfix(loss=f"{np.nanmean(losses[-WINDOW:]):.6g}")
+            bar.set_postfix(loss=f"{losses[-1]:.6g}")
     except KeyboardInterrupt:
         interrupted = True
     finally:

@@ -98,8 +98,9 @@ def canonical_marginals(
     found = sampled_marginals(config, posterior, links)
     standard = config.parameterization == "standard"
     if standard and "p" in found:  # its coordinate is the expected total, see Model.untie
-        level = found["p"].loc - _fit_to(total.loc, found["p"].loc)
-        variance = found["p"].scale ** 2 + _fit_to(total.variance, found["p"].loc)
+        mean_total = _averaged(total) if len(found["p"].loc) < len(total.loc) else total
+        level = found["p"].loc - mean_total.loc
+        variance = found["p"].scale ** 2 + mean_total.variance
     elif standard:
         level, variance = log_mrna - total.loc, total.variance
     elif config.shared_odds:
@@ -112,8 +113,10 @@ def canonical_marginals(
         found["p"] = Marginal(level, scale_p, "logit", "global", not config.capture)
         column = level[:, None]
         if standard:  # mu is the composition's share of the expected total
-            expected = log_mrna if config.capture else np.asarray(posterior.global_loc)[:, None]
-            spread = mrna_scale**2 if config.capture else (np.asarray(posterior.global_scale) ** 2)[:, None]
+            expected, spread = log_mrna, mrna_scale**2
+            if not config.capture:
+                expected = (total.loc + level)[:, None]
+                spread = (np.asarray(posterior.global_scale) ** 2 + _beyond_average(total, level))[:, None]
             mu = Marginal(
                 composition.loc + expected, np.sqrt(composition.scale**2 + spread), "log", "gene", not config.capture
             )
@@ -149,9 +152,20 @@ def _composition(config: ModelConfig, posterior: Posterior, total: Total) -> Mar
     return Marginal((loc - total.loc).T, np.sqrt(np.maximum(variance, floor)).T, "log", "gene", identified=True)
 
 
-def _fit_to(value: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Totals per batch, averaged where ``like`` has one for all."""
-    return value if value.shape == like.shape else np.resize(value.mean(keepdims=True), like.shape)
+def _averaged(total: Total) -> Total:
+    """Mean over batches of the log totals, where p is shared and totals are not."""
+    n, loading = len(total.loc), total.loading.mean(0, keepdims=True)
+    own = np.mean(total.variance - np.sum(total.loading**2, -1), keepdims=True) / n
+    return Total(total.loc.mean(keepdims=True), own + np.sum(loading**2, -1), loading)
+
+
+def _beyond_average(total: Total, level: np.ndarray) -> np.ndarray:
+    """Variance of each batch's log total minus the mean over batches; zero where each batch has its own level."""
+    n = len(total.loc)
+    if len(level) == n:
+        return np.zeros(n)
+    own = total.variance - np.sum(total.loading**2, -1)
+    return own * (1 - 2 / n) + own.mean() / n + np.sum((total.loading - total.loading.mean(0)) ** 2, -1)
 
 
 def point(marginal: Marginal, *, mean: bool) -> np.ndarray:

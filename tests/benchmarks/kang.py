@@ -36,8 +36,9 @@ def main() -> None:
         row = {"run": name} | run
         if read:
             row["MB above read"] = run["peak MB"] - read["peak MB"]
-        row["work/reading"] = run["work s"] / run["read s"]
-        if scanpy:
+        if name != "read":
+            row["work/reading"] = run["work s"] / run["read s"]
+        if scanpy and name != "read":
             row["work/scanpy work"] = run["work s"] / scanpy["work s"]
             row["wall/scanpy wall"] = run["wall s"] / scanpy["wall s"]
         rows.append(row)
