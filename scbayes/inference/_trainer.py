@@ -99,7 +99,9 @@ def train(
     optimizer = as_optimizer(optimizer)
     loss = _default_loss() if loss is None else loss
     if progress is None:
-        progress = Progress(optimizer.init(params), jnp.zeros((), jnp.int32))
+        # strongly typed, as they come back from a file: a resumed run needs no other code
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(params))
+        progress = Progress(state, jnp.zeros((), jnp.int32))
     losses = np.zeros(0) if losses is None else np.asarray(losses, float)
     run = _compiled(program, guide, optimizer, loss, stable_update=stable_update)
     interrupted = False
@@ -112,7 +114,7 @@ def train(
             progress, new = run(progress, key, number, inputs)
             losses = np.concatenate([losses, np.asarray(new)[: len(steps)]])
             bar.update(len(steps))
-            bar.set_postfix(loss=f"{losses[-1]:.6g}")
+            bar.set_postfix(loss=f"{_mean(losses[-WINDOW:]):.6g}")
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -158,11 +160,18 @@ def _agree(losses: np.ndarray, n_latent: int) -> tuple[bool, float]:
 
 
 def _fall(losses: np.ndarray, whole: int) -> tuple[float, float]:
-    before, after = losses[(whole - 2) * WINDOW : whole * WINDOW].reshape(2, WINDOW)
-    if not (np.isfinite(before).any() and np.isfinite(after).any()):
+    windows = losses[(whole - 2) * WINDOW : whole * WINDOW].reshape(2, WINDOW)
+    before, after = (window[np.isfinite(window)] for window in windows)
+    if not (before.size and after.size):
         return float("nan"), 0.0
-    error = np.sqrt((np.nanvar(before) + np.nanvar(after)) / WINDOW)
-    return float(np.nanmean(before) - np.nanmean(after)), float(error)
+    error = np.sqrt((before.var() + after.var()) / WINDOW)
+    return float(before.mean() - after.mean()), float(error)
+
+
+def _mean(losses: np.ndarray) -> float:
+    """Mean of those that are finite; NaN if none is."""
+    finite = losses[np.isfinite(losses)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 @lru_cache(maxsize=32)

@@ -27,6 +27,7 @@ def main() -> None:
     if args.child:
         sys.stdout.write(json.dumps(child(args.child, data_file(args.data))) + "\n")
         return
+    data_file(args.data)  # fail here rather than in a child
     runs = {}
     for name in args.runs:
         runs[name] = min((process(args, name) for _ in range(args.repeats)), key=lambda run: run["wall s"])
