@@ -86,7 +86,9 @@ def evidence_at(
     """Evidence anchored at a posterior: what the trainer sees, now or when it is resumed from a file.
 
     With capture and odds that differ between genes (or zero inflation) it holds for nu near the posterior's, and with
-    scales of zero exactly at its nu, up to interpolation; else it is exact everywhere.
+    scales of zero exactly at its nu, up to interpolation; else it is exact everywhere. It has no term that couples a
+    cell's movement with a gene's: right in the mean under a guide in which the two are independent, and not a density
+    to explore by MCMC.
     """
     evidence = evidence_of(summary)
     if not model.config.capture or not (model.config.gate or not model.config.shared_odds):

@@ -114,7 +114,7 @@ def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.nd
 
     posterior = Posterior(*[np.asarray(part) for part in moved(run.start.posterior, run.training.params)])
     if not all(np.isfinite(part).all() for part in posterior):
-        msg = "the optimisation ran to values that are not finite: use a smaller step, or stable_update=True"
+        msg = "the optimisation ran to values that are not finite: use a smaller step (and keep stable_update=True)"
         raise FloatingPointError(msg)
     unfinished = []
     if not run.training.converged:
