@@ -46,10 +46,10 @@ def fit(  # noqa: PLR0913
     ``zinbvcp``, a probability `gate` of an excess zero. The parameterization chooses what is sampled, and whether
     :math:`r_g` is free (``mean_disp``) or all genes of a cell share their odds :math:`\mu_g \nu_c / r_g` (the others).
 
-    The likelihood is evaluated on sufficient statistics, exactly or by interpolation (1e-6 nats per gene on real data): a step costs about the
-    number of distinct (gene, count) pairs. Newton's method on one to three numbers per gene and one per cell finds the
-    posterior; stochastic variational inference refines it until the loss stops falling. The models page has the
-    formulas, what is identified, and how good the approximations are.
+    The likelihood is evaluated on sufficient statistics, exactly or by interpolation (1e-6 nats per gene on real data):
+    a step costs about the number of distinct (gene, count) pairs. Newton's method on one to three numbers per gene and
+    one per cell finds the posterior; stochastic variational inference refines it until the loss stops falling. The
+    models page has the formulas, what is identified, and how good the approximations are.
 
     Parameters
     ----------
