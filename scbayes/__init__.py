@@ -1,17 +1,17 @@
 """Bayesian analysis of single-cell UMI counts: `import scbayes as sb`.
 
 Use it like scanpy: `sb.pp` prepares counts, `sb.tl` fits models and writes into AnnData, `sb.get` reads results
-back, `sb.pl` draws them, `sb.datasets` has counts to try it on.
+back, `sb.pl` draws them, `sb.metrics` scores them, `sb.datasets` has counts to try it on.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scbayes import datasets, get, pl, pp, tl
+    from scbayes import datasets, get, metrics, pl, pp, tl
 
     __version__: str
 
-__all__ = ["__version__", "datasets", "get", "pl", "pp", "tl"]
+__all__ = ["__version__", "datasets", "get", "metrics", "pl", "pp", "tl"]
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "scbayes"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FACE = ["datasets", "get", "pl", "pp", "tl"]
+FACE = ["datasets", "get", "metrics", "pl", "pp", "tl"]
 #: Below these rooms nothing knows AnnData: arrays in, arrays out.
 NO_ANNDATA = {"counts", "inference", "models", "stats"}
 #: What `import scbayes` must not load: each costs a good part of a second or more.

@@ -79,8 +79,8 @@ def test_what_follows_from_a_summary():
     summary = Counts(u, batch, 4).summarise()
     of_batch = [u[batch == b] for b in range(4)]
     assert (summary.n_cells, summary.n_genes, summary.n_batches) == (83, 19, 4)
-    np.testing.assert_array_equal(summary.batch_cells, [len(part) for part in of_batch])
-    assert summary.batch_cells[1] == 0
+    np.testing.assert_array_equal(summary.group_cells, [len(part) for part in of_batch])
+    assert summary.group_cells[1] == 0
     np.testing.assert_array_equal(summary.gene_total, [part.sum(0) for part in of_batch])
     np.testing.assert_array_equal(summary.gene_detected, [(part > 0).sum(0) for part in of_batch])
 

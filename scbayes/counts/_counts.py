@@ -9,7 +9,9 @@ from scipy import sparse
 from scbayes.counts._blocks import row_blocks
 from scbayes.counts._check import check_counts, check_shape
 from scbayes.counts._project import gather, scatter
+from scbayes.counts._score import score_cells, score_genes
 from scbayes.counts._summary import Summary, merge, summarise_block
+from scbayes.counts._weigh import spread, tally
 
 
 class Counts:
@@ -63,8 +65,22 @@ class Counts:
             parts.append(summarise_block(block.indptr, block.indices, block.data, batch, self.n_genes, self.n_batches))
         return reduce(merge, parts)
 
+    def weigh(self, summary: Summary, membership: np.ndarray) -> Summary:
+        """The summary of these counts with each cell in the components of a mixture, as ``membership`` says."""
+        first = np.searchsorted(summary.row, np.arange(self.n_batches * self.n_genes + 1))
+        membership = np.ascontiguousarray(membership, float)
+        cells = np.zeros((len(summary.row), membership.shape[1]))
+        for start, block in self.blocks():
+            here = slice(start, start + block.shape[0])
+            parts = block.indptr, block.indices, block.data, self._offset(here)
+            tally(*parts, first, summary.count, membership[here], cells)
+        return spread(summary, membership, cells)
+
     def gather(self, weights: np.ndarray, *, detected: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Node sums of counts and, if asked, of detections: float64, shape ``(n_batches, n_genes, n_nodes)`` each."""
+        """Node sums of counts and, if asked, of detections: float64, shape ``(n_batches, n_genes, n_nodes)`` each.
+
+        Cells whose weights are all zero cost nothing.
+        """
         n_rows = self.n_batches * self.n_genes
         counts = np.zeros((n_rows, weights.shape[1]))
         seen = np.zeros((n_rows if detected else 0, weights.shape[1]))
@@ -74,23 +90,72 @@ class Counts:
         shape = (self.n_batches, self.n_genes, weights.shape[1])
         return counts.reshape(shape), seen.reshape(shape if detected else (0, 0, weights.shape[1]))
 
-    def scatter(self, per_count: np.ndarray, per_detection: np.ndarray | None = None) -> np.ndarray:
+    def scatter(self, per_count: np.ndarray, per_detection: np.ndarray | None = None, active=None) -> np.ndarray:
         """Sums over each cell's non-zeros of functions tabulated per gene on nodes: ``(n_cells, n_nodes)``.
 
         Parameters
         ----------
         per_count, per_detection
             Shape ``(n_batches, n_genes, n_nodes)``: added count times, and once for each non-zero.
+        active
+            Bool ``(n_cells,)``: the others stay zero.
         """
         n_nodes = per_count.shape[-1]
         out = np.zeros((self.n_cells, n_nodes))
+        active = np.ones(self.n_cells, bool) if active is None else active
         per_count = np.ascontiguousarray(per_count).reshape(-1, n_nodes)
         once = np.zeros((0, n_nodes)) if per_detection is None else np.ascontiguousarray(per_detection)
         for first, block in self.blocks():
             cells = slice(first, first + block.shape[0])
             offset = self._offset(cells)
-            scatter(block.indptr, block.indices, block.data, offset, per_count, once.reshape(-1, n_nodes), out[cells])
+            parts = block.indptr, block.indices, block.data, offset
+            scatter(*parts, active[cells], per_count, once.reshape(-1, n_nodes), out[cells])
         return out
+
+    def score_cells(self, size, odds, gate, nu, weight=None) -> np.ndarray:
+        """What each cell's non-zeros score under each component, see :mod:`scbayes.counts._score`.
+
+        Parameters
+        ----------
+        size, odds, gate
+            Float64 ``(n_batches, n_genes, n_components)``: size, odds at nu = 1, probability of an excess zero or None.
+        nu
+            Shape ``(n_cells,)``.
+        weight
+            Multiplies each gene's part, ``(n_genes,)``.
+
+        Returns
+        -------
+        Float64 ``(n_cells, n_components, 3)``: the score and its first two derivatives in ln nu.
+        """
+        size, odds, gate = self._tables(size, odds, gate)
+        weight = np.zeros(0) if weight is None else np.ascontiguousarray(weight, float)
+        out = np.zeros((self.n_cells, size.shape[1], 3))
+        for first, block in self.blocks():
+            cells = slice(first, first + block.shape[0])
+            parts = block.indptr, block.indices, block.data, self._offset(cells)
+            score_cells(*parts, size, odds, gate, weight, nu[cells], out[cells])
+        return out
+
+    def score_genes(self, size, odds, gate, nu, weight) -> np.ndarray:
+        """What each gene's non-zeros score, cells weighted by ``weight`` (n_cells, n_components).
+
+        Returns float64 ``(n_batches, n_genes, n_components)``; the other arguments are those of :meth:`score_cells`.
+        """
+        size, odds, gate = self._tables(size, odds, gate)
+        out = np.zeros_like(size)
+        for first, block in self.blocks():
+            cells = slice(first, first + block.shape[0])
+            parts = block.indptr, block.indices, block.data, self._offset(cells)
+            score_genes(*parts, size, odds, gate, np.ascontiguousarray(weight[cells], float), nu[cells], out)
+        return out.reshape(self.n_batches, self.n_genes, -1)
+
+    def _tables(self, size, odds, gate) -> list[np.ndarray]:
+        """Tables with one row per batch and gene; no rows for a gate of None."""
+        shape = (self.n_batches * self.n_genes, np.shape(size)[-1])
+        none = np.zeros((0, shape[1]))
+        tables = [none if part is None else np.broadcast_to(part, np.shape(size)) for part in (size, odds, gate)]
+        return [np.ascontiguousarray(part, float).reshape(-1, shape[1]) for part in tables]
 
     def _offset(self, cells: slice) -> np.ndarray:
         return self.batch[cells].astype(np.int64) * self.n_genes

@@ -19,6 +19,8 @@ def gather(indptr, indices, data, offset, weights, counts, detected):
     """Add the block's :math:`W` to ``counts`` and :math:`D` to ``detected`` (skipped where it has no rows)."""
     n_nodes = weights.shape[1]
     for c in range(len(indptr) - 1):
+        if not weights[c].any():
+            continue
         for k in range(indptr[c], indptr[c + 1]):
             row = offset[c] + indices[k]
             u = data[k]
@@ -30,10 +32,15 @@ def gather(indptr, indices, data, offset, weights, counts, detected):
 
 
 @jit
-def scatter(indptr, indices, data, offset, per_count, per_detection, out):
-    """Add the block's :math:`H` to ``out``; ``A`` is ``per_count``, ``E`` ``per_detection`` (skipped where empty)."""
+def scatter(indptr, indices, data, offset, active, per_count, per_detection, out):
+    """Add the block's :math:`H` to ``out``; ``A`` is ``per_count``, ``E`` ``per_detection`` (skipped where empty).
+
+    Only for cells that are ``active``.
+    """
     n_nodes = out.shape[1]
     for c in range(len(indptr) - 1):
+        if not active[c]:
+            continue
         for k in range(indptr[c], indptr[c + 1]):
             row = offset[c] + indices[k]
             u = data[k]

@@ -34,7 +34,10 @@ class Summary:
     count
         The count of each pair, int64, at least 1, ascending within a row.
     cells
-        Number of cells with this count in this gene, int64.
+        Number of cells with this count in this gene, int64; where cells are weighted, the sum of weights, float64.
+    membership
+        Weights of each cell in the components of a mixture, float64 ``(n_cells, n_components)``; rows are then
+        ``(batch * n_components + component) * n_genes + gene``. One component that has all cells if not given.
     """
 
     n_genes: int
@@ -45,6 +48,11 @@ class Summary:
     row: np.ndarray
     count: np.ndarray
     cells: np.ndarray
+    membership: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.membership is None:
+            object.__setattr__(self, "membership", np.ones((len(self.batch), 1)))
 
     @property
     def n_cells(self) -> int:
@@ -52,23 +60,34 @@ class Summary:
         return len(self.batch)
 
     @property
-    def batch_cells(self) -> np.ndarray:
-        """Number of cells of each batch, int64, shape ``(n_batches,)``."""
-        return np.bincount(self.batch, minlength=self.n_batches)
+    def n_components(self) -> int:
+        """Number of components."""
+        return self.membership.shape[1]
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups of cells: batches x components."""
+        return self.n_batches * self.n_components
+
+    @property
+    def group_cells(self) -> np.ndarray:
+        """Number (or sum of weights) of the cells of each group, float64, shape ``(n_groups,)``."""
+        of_batch = [np.bincount(self.batch, part, self.n_batches) for part in self.membership.T]
+        return np.stack(of_batch, 1).ravel()
 
     @property
     def gene_total(self) -> np.ndarray:
-        """Sum of the counts of each gene in each batch, float64, shape ``(n_batches, n_genes)``."""
+        """Sum of the counts of each gene in each group, float64, shape ``(n_groups, n_genes)``."""
         return self._per_row(self.count * self.cells)
 
     @property
     def gene_detected(self) -> np.ndarray:
-        """Number of cells that express each gene in each batch, float64, shape ``(n_batches, n_genes)``."""
+        """Number of cells that express each gene in each group, float64, shape ``(n_groups, n_genes)``."""
         return self._per_row(self.cells)
 
     def _per_row(self, value: np.ndarray) -> np.ndarray:
-        size = self.n_batches * self.n_genes
-        return np.bincount(self.row, value, size).reshape(self.n_batches, self.n_genes)
+        size = self.n_groups * self.n_genes
+        return np.bincount(self.row, value, size).reshape(self.n_groups, self.n_genes)
 
 
 def summarise_block(indptr, indices, data, batch, n_genes: int, n_batches: int) -> Summary:

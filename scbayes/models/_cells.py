@@ -44,20 +44,31 @@ def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *
         Also project counts (and, with ``gate``, detections): needed where odds differ between genes or zeros count.
     """
     weights = sum(part * grid.weights(cells.loc + at * cells.scale) for at, part in HERMITE)
-    n_batches, cell_total = evidence.n_batches, np.asarray(evidence.cell_total)
-    per_batch = np.stack([weights[counts.batch == b].sum(0) for b in range(n_batches)])
+    cell_total, membership = np.asarray(evidence.cell_total), np.asarray(evidence.membership)
     if genes:
-        node_counts, detected = counts.gather(weights, detected=gate)
+        found = [counts.gather(weights * part[:, None], detected=gate) for part in membership.T]
+        node_counts, detected = (_by_group(parts) for parts in zip(*found, strict=True))
     else:  # only the sum over genes matters: spread it evenly
         share = weights * (cell_total / counts.n_genes)[:, None]
-        node_counts = np.stack([share[counts.batch == b].sum(0) for b in range(n_batches)])[:, None]
+        node_counts = _sum_over_groups(share, counts, membership)[:, None]
         detected = np.zeros((0, 0, 0))
     return evidence._replace(
-        nodes=jnp.tile(jnp.asarray(grid.nodes), (n_batches, 1)),
-        node_cells=jnp.asarray(per_batch),
+        nodes=jnp.tile(jnp.asarray(grid.nodes), (counts.n_batches * membership.shape[1], 1)),
+        node_cells=jnp.asarray(_sum_over_groups(weights, counts, membership)),
         node_counts=jnp.asarray(node_counts),
         node_detected=jnp.asarray(detected),
     )
+
+
+def _by_group(parts: list[np.ndarray]) -> np.ndarray:
+    """``(n_batches, n_genes, n_nodes)`` of each component as ``(n_groups, n_genes, n_nodes)``."""
+    return np.stack(parts, 1).reshape(len(parts) * len(parts[0]), *parts[0].shape[1:])
+
+
+def _sum_over_groups(value: np.ndarray, counts: Counts, membership: np.ndarray) -> np.ndarray:
+    """Sum of ``value`` (n_cells, n) over the cells of each group: ``(n_groups, n)``."""
+    here = [counts.batch == b for b in range(counts.n_batches)]
+    return np.concatenate([membership[cells].T @ value[cells] for cells in here])
 
 
 def cell_scores(
@@ -72,20 +83,30 @@ def cell_scores(
 ) -> np.ndarray:
     """Log likelihood of each cell as a function of ln nu, at the nodes: shape ``(n_cells, n_nodes)``.
 
+    In a mixture, its mean over the components to which the cell belongs.
+
     Parameters
     ----------
     points
         Coordinates of the genes over which it is averaged, ``(n_points, n_genes, K)``.
     log_odds
-        Shared log odds ``(n_batches, 1)``, or None.
+        Shared log odds ``(n_groups, 1)``, or None.
     """
-    nodes = jnp.tile(jnp.asarray(grid.nodes), (summary.n_batches, 1))
+    nodes = jnp.tile(jnp.asarray(grid.nodes), (summary.n_groups, 1))
     tables = _tables(model, points, log_odds, priors, jnp.asarray(summary.batch), nodes, log_mrna)
     per_count, per_detection, all_zero = (value if value is None else np.asarray(value) for value in tables)
-    if per_count.shape[1] == 1 and per_detection is None:  # all genes of a cell score alike: its total is enough
-        return summary.cell_total[:, None] * per_count[summary.batch, 0] + all_zero[summary.batch]
+    scores = np.zeros((summary.n_cells, len(grid.nodes)))
     shape = (summary.n_batches, summary.n_genes, len(grid.nodes))
-    return counts.scatter(np.broadcast_to(per_count, shape), per_detection) + all_zero[summary.batch]
+    for k, weight in enumerate(summary.membership.T):
+        own = slice(k, None, summary.n_components)  # the groups of this component
+        found = all_zero[own][summary.batch]
+        if per_count.shape[1] == 1 and per_detection is None:  # all genes of a cell score alike: its total is enough
+            found = found + summary.cell_total[:, None] * per_count[own][summary.batch, 0]
+        else:
+            once = None if per_detection is None else per_detection[own]
+            found = found + counts.scatter(np.broadcast_to(per_count[own], shape), once, weight > 0)
+        scores += weight[:, None] * found
+    return scores
 
 
 @partial(jax.jit, static_argnames="model")

@@ -28,6 +28,8 @@ class ModelConfig:
         Number of batches; 1 without a ``batch_key``.
     per_batch
         Parameters that each batch has its own of.
+    n_components
+        Number of mixture components; 1 without a mixture. Each has its own gene-wise parameters.
     """
 
     model: str = "nbvcp"
@@ -35,6 +37,7 @@ class ModelConfig:
     unconstrained: bool = False
     n_batches: int = 1
     per_batch: tuple[str, ...] = ()
+    n_components: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_batch", tuple(self.per_batch))
@@ -54,6 +57,9 @@ class ModelConfig:
         if self.per_batch and self.n_batches < 2:
             msg = f"per_batch={list(self.per_batch)} needs a batch_key with at least two batches"
             raise ValueError(msg)
+        if not isinstance(self.n_components, int) or self.n_components < 1:
+            msg = f"n_components={self.n_components!r}: give a whole number of at least 1"
+            raise ValueError(msg)
 
     @property
     def capture(self) -> bool:
@@ -64,6 +70,16 @@ class ModelConfig:
     def gate(self) -> bool:
         """Each gene has a probability of excess zeros."""
         return MODELS[self.model]["gate"]
+
+    @property
+    def mixture(self) -> bool:
+        """Cells belong to one of several components."""
+        return self.n_components > 1
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of cells with their own gene-wise parameters: batches x components, batches first."""
+        return self.n_batches * self.n_components
 
     @property
     def shared_odds(self) -> bool:
@@ -99,7 +115,8 @@ class ModelConfig:
 
     def describe(self) -> str:
         """The model in words, for messages."""
-        return f"model {self.model!r} with parameterization {self.parameterization!r}"
+        mixture = f" and {self.n_components} components" if self.mixture else ""
+        return f"model {self.model!r} with parameterization {self.parameterization!r}{mixture}"
 
     def to_json(self) -> dict:
         """Plain values."""

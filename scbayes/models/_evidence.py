@@ -13,9 +13,12 @@ RISE = 32
 
 
 class Evidence(NamedTuple):
-    """Counts as the likelihood reads them; shapes over batches (B), genes (G), cells (C) and nodes (M).
+    """Counts as the likelihood reads them; shapes over groups (B), genes (G), cells (C) and nodes (M).
 
-    ``rise_*`` list, for each row (batch and gene) and each j below 32, the cells with a count above j. ``tail_*`` are
+    A group is a batch, or a component in a batch: cells belong to the components of their batch with the weights
+    ``membership`` (C, n_components), and everything below is a sum over cells with these weights.
+
+    ``rise_*`` list, for each row (group and gene) and each j below 32, the cells with a count above j. ``tail_*`` are
     the pairs with larger counts. ``nodes`` hold functions of ln nu: cells are seen through ``node_cells`` (B, M),
     ``node_counts`` (B, G, M) and ``node_detected`` (B, G, M). Around ``anchor`` (C), the ln nu at which these were
     projected, a cell's log likelihood has the slope ``slope`` and minus the second derivative ``curvature``.
@@ -30,6 +33,7 @@ class Evidence(NamedTuple):
     tail_cells: Array
     constant: Array
     batch: Array
+    membership: Array
     cell_total: Array
     nodes: Array
     node_cells: Array
@@ -42,7 +46,7 @@ class Evidence(NamedTuple):
     @property
     def n_batches(self) -> int:
         """Number of batches."""
-        return self.nodes.shape[0]
+        return self.nodes.shape[0] // self.membership.shape[1]
 
     @property
     def n_cells(self) -> int:
@@ -65,9 +69,10 @@ def evidence_of(summary: Summary) -> Evidence:
         tail_cells=jnp.asarray(summary.cells[large], float),
         constant=jnp.asarray(np.sum(summary.cells * gammaln(summary.count + 1.0))),
         batch=jnp.asarray(summary.batch),
+        membership=jnp.asarray(summary.membership, float),
         cell_total=jnp.asarray(summary.cell_total, float),
-        nodes=jnp.zeros((summary.n_batches, 1)),
-        node_cells=jnp.asarray(summary.batch_cells[:, None], float),
+        nodes=jnp.zeros((summary.n_groups, 1)),
+        node_cells=jnp.asarray(summary.group_cells[:, None], float),
         node_counts=jnp.asarray(summary.gene_total[..., None]),
         node_detected=jnp.asarray(summary.gene_detected[..., None]),
         anchor=jnp.zeros(summary.n_cells),

@@ -174,7 +174,7 @@ class Genes:
             return np.full(copies, self.log_mrna)
         total = self.summary.gene_total.sum(1)
         if copies > 1:
-            return np.log(np.maximum(total, 0.5) / self.summary.batch_cells)
+            return np.log(np.maximum(total, 0.5) / self.summary.group_cells)
         return np.full(copies, np.log(max(total.sum(), 0.5) / self.summary.n_cells))
 
     def _slope(

@@ -10,6 +10,7 @@ with probability :math:`\pi_g` of an excess zero: :math:`p(0) = \pi_g + (1-\pi_g
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.nn import log_sigmoid, softplus
@@ -25,15 +26,15 @@ class NegativeBinomialCounts(dist.Distribution):
     Parameters
     ----------
     log_size
-        :math:`\ln r`, shape ``(n_batches, n_genes)``.
+        :math:`\ln r`, shape ``(n_groups, n_genes)``: a group is a batch, or a component in a batch.
     gene_log_odds
-        :math:`b`, shape ``(n_batches, n_genes)``, or ``(n_batches, 1)`` where all genes share it.
+        :math:`b`, shape ``(n_groups, n_genes)``, or ``(n_groups, 1)`` where all genes share it.
     cell_log_odds
         :math:`\ln\nu`, shape ``(n_cells,)``; None where there is no capture (all zero).
     gate_logit
-        :math:`\operatorname{logit}\pi`, shape ``(n_batches, n_genes)``; None where there is no zero inflation.
+        :math:`\operatorname{logit}\pi`, shape ``(n_groups, n_genes)``; None where there is no zero inflation.
     batch
-        Batch of each cell, shape ``(n_cells,)``.
+        Group of each cell, shape ``(n_cells,)``.
     """
 
     support = constraints.independent(constraints.nonnegative_integer, 2)
@@ -58,6 +59,10 @@ class NegativeBinomialCounts(dist.Distribution):
         kept = jax.random.uniform(gate_key, shape) >= jax.nn.sigmoid(self.gate_logit)[self.batch]
         return counts * kept
 
+    def cell_log_prob(self, value) -> Array:
+        """Log density of each cell's dense counts: shape ``(n_cells,)``."""
+        return self._dense_log_prob(jnp.asarray(value)).sum(-1)
+
     def log_prob(self, value) -> Array:
         """Log density of dense counts ``(n_cells, n_genes)`` or of their :class:`Evidence`: a scalar."""
         if isinstance(value, Evidence):
@@ -81,10 +86,10 @@ class NegativeBinomialCounts(dist.Distribution):
 
     def _summary_log_prob(self, evidence: Evidence) -> Array:
         if self.cells_are_exact:
-            log_odds = self.cell_log_odds + self.gene_log_odds[evidence.batch, 0]
+            log_odds = self._cell_log_odds(evidence)
             log_p = self.row_log_prob(evidence).sum()
-            log_p += jnp.sum(evidence.cell_total * (log_odds - softplus(log_odds)))
-            return log_p - evidence.constant
+            per_count = jnp.sum(evidence.membership * (log_odds - softplus(log_odds)), 1)
+            return log_p + jnp.sum(evidence.cell_total * per_count) - evidence.constant
         log_p = self.row_log_prob(evidence).sum() - evidence.constant
         if self.cell_log_odds is None:
             return log_p
@@ -99,16 +104,16 @@ class NegativeBinomialCounts(dist.Distribution):
         return self.cell_log_odds is not None and self.gate_logit is None and self.gene_log_odds.shape[-1] == 1
 
     def row_log_prob(self, evidence: Evidence) -> Array:
-        r"""Part of the log density that each gene contributes in each batch, ``(n_batches, n_genes)``.
+        r"""Part of the log density that each gene contributes in each group of cells, ``(n_groups, n_genes)``.
 
         Up to :math:`\sum \ln u!`, and where :attr:`cells_are_exact` up to :math:`\sum_c U_c \ln \hat p_c`.
         """
         r = jnp.exp(self.log_size)
         rise = _rise(r.reshape(-1), evidence).reshape(r.shape)
         if self.cells_are_exact:
-            log_odds = self.cell_log_odds + self.gene_log_odds[evidence.batch, 0]
-            seen = jax.ops.segment_sum(softplus(log_odds), evidence.batch, evidence.n_batches)
-            return rise - r * seen[:, None]
+            fail = evidence.membership * softplus(self._cell_log_odds(evidence))
+            seen = jax.ops.segment_sum(fail, evidence.batch, evidence.n_batches)
+            return rise - r * seen.reshape(-1, 1)
         log_odds = evidence.nodes[:, None, :] + self.gene_log_odds[..., None]
         log_fail = -softplus(log_odds)
         counted = jnp.sum(evidence.node_counts * (log_odds + log_fail), -1)
@@ -119,6 +124,11 @@ class NegativeBinomialCounts(dist.Distribution):
         zero = jnp.logaddexp(closed, opened + r[..., None] * log_fail)
         expressed = evidence.node_detected * (opened + r[..., None] * log_fail)
         return rise + counted + jnp.sum(expressed + (cells - evidence.node_detected) * zero, -1)
+
+    def _cell_log_odds(self, evidence: Evidence) -> Array:
+        """Log odds of each cell under each component, where all genes share them: ``(n_cells, n_components)``."""
+        of_batch = self.gene_log_odds[:, 0].reshape(evidence.n_batches, -1)
+        return self.cell_log_odds[:, None] + of_batch[evidence.batch]
 
     def node_functions(self, nodes: Array) -> tuple[Array, Array | None, Array]:
         r"""What a cell at each node scores: per count, per expressed gene, and for all genes at zero.
@@ -142,6 +152,47 @@ class NegativeBinomialCounts(dist.Distribution):
         closed, opened = log_sigmoid(self.gate_logit)[..., None], log_sigmoid(-self.gate_logit)[..., None]
         zero = jnp.logaddexp(closed, opened + r * log_fail)
         return log_odds + log_fail, opened + r * log_fail - zero, zero.sum(1)
+
+
+class MixtureOfCounts(dist.Distribution):
+    r"""Counts of cells that each belong to one component: :math:`p(u_c) = \sum_k w_k \prod_g p_k(u_{cg})`.
+
+    Parameters
+    ----------
+    likelihood
+        Of all groups of cells; its ``batch`` is each cell's first group (component 0).
+    weights
+        Weight of each component, ``(n_components,)``.
+    """
+
+    support = constraints.independent(constraints.nonnegative_integer, 2)
+    pytree_data_fields = ("likelihood", "weights")
+
+    def __init__(self, likelihood: NegativeBinomialCounts, weights: Array, *, validate_args=None) -> None:
+        self.likelihood, self.weights = likelihood, weights
+        super().__init__((), likelihood.event_shape, validate_args=validate_args)
+
+    def of_component(self, k) -> NegativeBinomialCounts:
+        """Counts given the component of each cell, a number or shape ``(n_cells,)``."""
+        likely = self.likelihood
+        parts = likely.log_size, likely.gene_log_odds, likely.cell_log_odds, likely.gate_logit
+        return NegativeBinomialCounts(*parts, likely.batch + k)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw dense counts, shape ``sample_shape + (n_cells, n_genes)``."""
+        n = int(np.prod(sample_shape))
+        cells = (self.event_shape[0],)
+
+        def draw(key: Array) -> Array:
+            which, what = jax.random.split(key)
+            return self.of_component(jax.random.categorical(which, jnp.log(self.weights), shape=cells)).sample(what)
+
+        return jax.vmap(draw)(jax.random.split(key, n)).reshape(sample_shape + self.event_shape)
+
+    def log_prob(self, value) -> Array:
+        """Log density of dense counts ``(n_cells, n_genes)``: a scalar."""
+        of_cells = [self.of_component(k).cell_log_prob(value) for k in range(len(self.weights))]
+        return jax.scipy.special.logsumexp(jnp.stack(of_cells, -1) + jnp.log(self.weights), -1).sum()
 
 
 def _rise(r: Array, evidence: Evidence) -> Array:

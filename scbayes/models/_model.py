@@ -13,7 +13,7 @@ from numpyro.distributions.transforms import biject_to
 from scbayes.models._config import ModelConfig
 from scbayes.models._coupled_normal import CoupledNormal
 from scbayes.models._evidence import Evidence
-from scbayes.models._likelihood import NegativeBinomialCounts
+from scbayes.models._likelihood import MixtureOfCounts, NegativeBinomialCounts
 from scbayes.models._posterior import Posterior, moved, no_change
 from scbayes.models._priors import support
 
@@ -83,9 +83,13 @@ class Model:
 
     @property
     def n_levels(self) -> int:
-        """Number of shared b: one, or one per batch; none where b belongs to the gene."""
+        """Number of shared b: one, or one per batch (and component, where sizes set it); none where b is the gene's."""
         config = self.config
-        return config.copies((*config.global_sites, "r")[0]) if config.shared_odds else 0
+        if not config.shared_odds:
+            return 0
+        return (
+            config.copies(config.global_sites[0]) if config.global_sites else config.copies("r") * config.n_components
+        )
 
     @property
     def n_factors(self) -> int:
@@ -97,7 +101,10 @@ class Model:
         return biject_to(support(site, priors[site], self.config))
 
     def split_genes(self, gene: Array) -> dict[str, Array]:
-        """Gene-wise coordinates ``(n_genes, K)`` by parameter, each ``(copies, n_genes)``."""
+        """Gene-wise coordinates ``(n_genes, K)`` by parameter, each ``(copies, n_genes)``.
+
+        Mixtures have an axis of components before the genes, here and there.
+        """
         names = [name for name, _ in self.columns]
         return {s: jnp.stack([gene[..., k] for k, n in enumerate(names) if n == s]) for s in self.config.gene_sites}
 
@@ -123,23 +130,27 @@ class Model:
         values
             Parameters by name, shaped as in :meth:`split`.
         log_odds
-            Shape ``(n_batches, 1)``: stands for the shared b, so that genes do not depend on each other.
+            Shape ``(n_groups, 1)``: stands for the shared b, so that genes do not depend on each other.
         """
         config = self.config
+        log_size = self.by_group(jnp.log(values[self.abundance]))
         if config.parameterization == "mean_disp":
-            log_size = jnp.log(values["r"])
-            gene_log_odds = jnp.log(values["mu"]) - log_size
+            log_mean, log_size = log_size, self.by_group(jnp.log(values["r"]))
+            gene_log_odds = log_mean - log_size
         else:
-            gene_log_odds = self.shared_log_odds(values, log_mrna) if log_odds is None else log_odds
-            log_size = jnp.log(values[self.abundance])
+            shared = self.shared_log_odds(values, log_mrna) if log_odds is None else log_odds
+            gene_log_odds = self.by_group(shared) if log_odds is None else shared
             if self.abundance == "mu":
                 log_size = log_size - gene_log_odds
-        shape = (config.n_batches, log_size.shape[-1])
-        log_size = jnp.broadcast_to(log_size, shape)
-        gene_log_odds = jnp.broadcast_to(gene_log_odds, (shape[0], gene_log_odds.shape[-1]))
         cell = jnp.log(values["nu"]) if "nu" in values else None
-        gate = jax.scipy.special.logit(jnp.broadcast_to(values["gate"], shape)) if config.gate else None
-        return NegativeBinomialCounts(log_size, gene_log_odds, cell, gate, batch)
+        gate = jax.scipy.special.logit(self.by_group(values["gate"])) if config.gate else None
+        return NegativeBinomialCounts(log_size, gene_log_odds, cell, gate, batch * config.n_components)
+
+    def by_group(self, value: Array) -> Array:
+        """``(copies, [n_components,] n)`` as ``(n_groups, n)``: what batches or components share is repeated."""
+        config, n = self.config, value.shape[-1]
+        shape = (config.n_batches, config.n_components, n)
+        return jnp.broadcast_to(value.reshape(value.shape[0], -1, n), shape).reshape(-1, n)
 
     def shared_log_odds(self, values: dict[str, Array], log_mrna) -> Array:
         """b where all genes of a batch share it: logit p, shape ``(1 or n_batches, 1)``."""
@@ -160,20 +171,29 @@ class Model:
             shape = self.shape(site, inputs)
             values[site] = numpyro.sample(site, prior.expand(shape).to_event(len(shape)))
         likelihood = self.likelihood(values, inputs.log_mrna, inputs.batch)
-        if isinstance(inputs.counts, Evidence):  # NumPyro observes arrays only
+        if isinstance(inputs.counts, Evidence):  # NumPyro observes arrays only; weights are found with memberships
             numpyro.factor("counts", likelihood.log_prob(inputs.counts))
-        else:
-            numpyro.sample("counts", likelihood, obs=inputs.counts)
+            return
+        if self.config.mixture:
+            weights = numpyro.sample("weights", inputs.priors["weights"])
+            likelihood = MixtureOfCounts(likelihood, weights)
+        numpyro.sample("counts", likelihood, obs=inputs.counts)
 
     def guide(self, inputs: Inputs) -> None:
         """NumPyro guide: normal on log and logit coordinates, genes coupled where the cells couple them."""
         change = {name: numpyro.param(name, value) for name, value in no_change(inputs.start).items()}
-        self.sample_posterior(moved(inputs.start, change), inputs.priors, detached=True)
+        posterior = moved(inputs.start, change)
+        self.sample_posterior(posterior, inputs.priors, detached=True)
+        if self.config.mixture and not isinstance(inputs.counts, Evidence):
+            numpyro.sample("weights", dist.Dirichlet(posterior.weights))
 
     def sample_posterior(self, posterior: Posterior, priors, *, detached: bool = False) -> None:
         """Sample statements of the posterior, one per parameter."""
-        gene = CoupledNormal(posterior.gene_loc, posterior.gene_tril, posterior.gene_factor, detached=detached)
-        drawn = [_auxiliary("_gene", gene)]
+        shape = posterior.gene_loc.shape
+        n = shape[-1]
+        parts = (posterior.gene_loc.reshape(-1, n), posterior.gene_tril.reshape(-1, n, n))
+        gene = CoupledNormal(*parts, posterior.gene_factor.reshape(len(parts[0]), n, -1), detached=detached)
+        drawn = [_auxiliary("_gene", gene).reshape(shape)]
         for name in ("global", "cell"):
             loc, scale = getattr(posterior, f"{name}_loc"), getattr(posterior, f"{name}_scale")
             drawn.append(_auxiliary(f"_{name}", _Normal(loc, scale, detached=detached)) if loc.size else loc)
@@ -191,6 +211,7 @@ class Model:
         """
         if self.config.parameterization == "standard" and "p" in z:
             log_r = jax.scipy.special.logsumexp(z["r"], -1)
+            log_r = log_r.reshape(len(log_r), -1).mean(1)  # over components
             return z | {"p": z["p"] - (log_r if log_r.shape == z["p"].shape else log_r.mean())}
         return z
 
@@ -199,7 +220,7 @@ class Model:
         if site in self.config.cell_sites:
             return inputs.batch.shape
         copies = self.config.copies(site)
-        return (copies, inputs.start.gene_loc.shape[0]) if site in self.config.gene_sites else (copies,)
+        return (copies, *inputs.start.gene_loc.shape[:-1]) if site in self.config.gene_sites else (copies,)
 
     def log_prior(self, z: dict[str, Array], priors) -> dict[str, Array]:
         """Log prior density of unconstrained coordinates, by parameter and element."""

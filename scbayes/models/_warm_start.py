@@ -16,6 +16,7 @@ from scbayes.models._cells import Cells, anchor, cell_scores, node_grid, project
 from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Coupling, Genes
 from scbayes.models._model import Model
+from scbayes.models._new_cells import as_coordinate
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import LEARNED
 from scbayes.stats._newton import Maximum
@@ -134,7 +135,7 @@ def _assemble(
             glob = -level
     cell_loc, cell_scale = (cells.loc, cells.scale) if config.capture else (np.zeros(0), np.zeros(0))
     if config.capture:
-        cell_loc, cell_scale = _nu_coordinate(model, cell_loc, cell_scale, priors)
+        cell_loc, cell_scale = as_coordinate(model, cell_loc, cell_scale, priors)
     return Posterior(*[jnp.asarray(a) for a in (genes.loc, genes.tril, factor, glob, glob_scale, cell_loc, cell_scale)])
 
 
@@ -142,19 +143,10 @@ def _expected_total(solver: Genes, genes: Maximum, level: np.ndarray, priors) ->
     """Normal of the coordinate that stands for p in ``standard`` without capture (see Model.untie)."""
     summary = solver.summary
     log_r = np.log(_total_r(solver.model, solver, genes, priors))
-    total, cells = summary.gene_total.sum(1), summary.batch_cells
+    total, cells = summary.gene_total.sum(1), summary.group_cells
     if len(level) == 1:
         total, cells, log_r = total.sum(keepdims=True), cells.sum(keepdims=True), log_r.mean(keepdims=True)
     return level + log_r, np.sqrt(1 / np.maximum(total, 1) + 1 / (cells * np.exp(log_r)))
-
-
-def _nu_coordinate(model: Model, loc: np.ndarray, scale: np.ndarray, priors) -> tuple[np.ndarray, np.ndarray]:
-    """Normal of ln nu as a normal of the coordinate in which nu is sampled (another where its prior is bounded)."""
-    transform = model.transform("nu", priors)
-    x = jnp.minimum(jnp.exp(loc), 0.999) if float(transform(jnp.asarray(50.0))) <= 1 else jnp.exp(loc)
-    z = transform.inv(x)
-    slope = jnp.exp(transform.log_abs_det_jacobian(z, x)) / x  # d ln nu / dz
-    return np.asarray(z), scale / np.asarray(slope)
 
 
 def _log_nu(model: Model, posterior: Posterior, priors) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 """A fit in memory: what tl computes, get reads, and AnnData stores."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from scbayes.models import Model, ModelConfig
+from scbayes.models._draws import Draw, Law, centre, draws
 from scbayes.models._marginals import Marginal, Total, canonical_marginals, sampled_marginals
 from scbayes.models._posterior import Posterior
 
@@ -92,6 +94,31 @@ class Fit:
         """Posterior of each sampled parameter itself: where its coordinate is another's, as derived."""
         return {site: self.canonical[site] for site in self.sampled}
 
+    @property
+    def whole(self) -> bool:
+        """Whether all genes that were fitted are here, the pooled one included."""
+        pooled = self.rest.shape[1] > 0
+        return len(self.genes) == self.facts["n_genes"] if pooled else int(self.fitted.sum()) == self.facts["n_genes"]
+
+    @property
+    def law(self) -> Law:
+        """What draws are made from: the genes that were fitted on their own, last the pooled one if all are here."""
+        posterior = self.posterior
+        if self.whole and self.rest.shape[1]:
+            posterior = _with_pooled(posterior, self.rest)
+        mrna = self.facts["total_mrna"]
+        log_mrna = float(np.log(mrna["median"])), float(mrna["log_sd"])
+        totals = self.total if self.config.mixture else [self.total]
+        return Law(self.model, posterior, self.priors, totals, self.whole, log_mrna, self.batch)
+
+    def centre(self) -> Draw:
+        """All parameters at the centre of the posterior: the median of each (see ``law`` for the genes)."""
+        return centre(self.law)
+
+    def draws(self, n: int, rng: np.random.Generator) -> Iterator[Draw]:
+        """``n`` draws of all parameters, made one at a time (see ``law`` for the genes)."""
+        return draws(self.law, n, rng)
+
     def squeeze(self, name: str, value: np.ndarray) -> np.ndarray:
         """``value`` of a parameter without the axis of batches, where they share it."""
         value = np.asarray(value)
@@ -132,6 +159,19 @@ class Fit:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _with_pooled(posterior: Posterior, rest: np.ndarray) -> Posterior:
+    """``posterior`` with the gene into which others were pooled, as the last one."""
+    n, q = posterior.gene_loc.shape[-1], posterior.gene_factor.shape[-1]
+    parts = rest[..., 0], rest[..., 1 : 1 + n], rest[..., 1 + n : 1 + n + q]
+    names = ("gene_loc", "gene_tril", "gene_factor")
+    axis = {"gene_loc": -2, "gene_tril": -3, "gene_factor": -3}
+    genes = {
+        name: np.concatenate([getattr(posterior, name), np.expand_dims(part, axis[name])], axis[name])
+        for name, part in zip(names, parts, strict=True)
+    }
+    return posterior._replace(**genes)
 
 
 def _describe(prior: dict) -> str:

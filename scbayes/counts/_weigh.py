@@ -1,0 +1,44 @@
+r"""Weighted summaries: histograms of the counts of each component, cells taken with their responsibilities.
+
+The distinct pairs of a gene and a count do not change, only how many cells stand behind each: :math:`P^T w` for the
+matrix P of cells x pairs.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from scbayes.counts._summary import Summary
+from scbayes.stats._jit import jit
+
+
+@jit
+def tally(indptr, indices, data, offset, first, count, membership, cells):
+    """Add each cell's memberships (n_cells, K) to the pairs of its counts: ``cells`` has shape (n_pairs, K).
+
+    ``count`` holds the counts of the pairs, ascending within a row; row i has the pairs ``first[i]:first[i + 1]``.
+    """
+    for c in range(len(indptr) - 1):
+        for i in range(indptr[c], indptr[c + 1]):
+            row = offset[c] + indices[i]
+            u = int(data[i])
+            at = min(first[row] + u, first[row + 1]) - 1  # there, or before, since few small counts are missing
+            while count[at] > u:
+                at -= 1
+            for k in range(membership.shape[1]):
+                cells[at, k] += membership[c, k]
+
+
+def spread(summary: Summary, membership: np.ndarray, cells: np.ndarray) -> Summary:
+    """Summary by batch and component, from the tallies ``cells`` (n_pairs, n_components)."""
+    n_components = cells.shape[1]
+    batch, gene = np.divmod(summary.row, summary.n_genes)
+    row = (batch[:, None] * n_components + np.arange(n_components)) * summary.n_genes + gene[:, None]
+    order = np.argsort(row.ravel(), kind="stable")  # pairs stay ascending within a row
+    return replace(
+        summary,
+        row=row.ravel()[order],
+        count=np.repeat(summary.count, n_components)[order],
+        cells=cells.ravel()[order],
+        membership=membership,
+    )
