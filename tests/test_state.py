@@ -484,6 +484,7 @@ def test_manifest_says_what_was_run(adata):
         "unconstrained": False,
         "n_batches": 2,
         "per_batch": ["r"],
+        "n_components": 1,
     }
     facts = manifest["facts"]
     assert [facts[name] for name in ("layer", "mask_var", "batch_key", "batches")] == [

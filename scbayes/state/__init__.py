@@ -3,12 +3,14 @@
 from scbayes.models._marginals import Marginal, point
 from scbayes.state._fit import Fit
 from scbayes.state._read import check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
+from scbayes.state._results import Result, read_result, write_result
 from scbayes.state._source import Source, actual, find_counts, stored_source
 from scbayes.state._write import check_free, remove_fit, write_fit
 
 __all__ = [
     "Fit",
     "Marginal",
+    "Result",
     "Source",
     "actual",
     "check_free",
@@ -17,9 +19,11 @@ __all__ = [
     "point",
     "read_fit",
     "read_manifest",
+    "read_result",
     "read_unfinished",
     "remove_fit",
     "stored_fits",
     "stored_source",
     "write_fit",
+    "write_result",
 ]

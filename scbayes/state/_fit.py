@@ -1,5 +1,7 @@
 """A fit in memory: what tl computes, get reads, and AnnData stores."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,6 +62,12 @@ class Fit:
     losses: np.ndarray
     facts: dict
     slots: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Tells a fit from others: a hash of its settings, of its data, and of how it went."""
+        text = json.dumps([self.config.to_json(), self.facts])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property
     def model(self) -> Model:

@@ -1,6 +1,5 @@
 """A fit into AnnData: everything is made first, then written."""
 
-import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from scbayes.state._fit import Fit
 from scbayes.state._names import SCHEMA, check_anndata, check_key, fingerprints, slot_of, split_slot
+from scbayes.state._results import remove_results
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +28,7 @@ def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = 
     -------
     The slots, for the log.
     """
-    fit_id = _fit_id(fit)
+    fit_id = fit.id
     varm, obsm, uns = _parts(fit, fit_id)
     parts = [
         {"slot": f"{where}[{name!r}]", "shape": list(value.shape), "dtype": str(value.dtype)}
@@ -90,22 +90,16 @@ def owned_slots(adata: "AnnData", key: str) -> list[tuple[str, str]]:
 
 
 def remove_fit(adata: "AnnData", key: str, *, missing_ok: bool = False) -> list[str]:
-    """Delete every slot of a fit; returns their names."""
+    """Delete every slot of a fit, and all results that were computed from it; returns their names."""
     if missing_ok and key not in adata.uns:
         return []
-    removed = []
+    removed = remove_results(adata, key)
     for where, name in owned_slots(adata, key):
         if name in getattr(adata, where):
             del getattr(adata, where)[name]
             removed.append(f"{where}[{name!r}]")
     del adata.uns[key]
     return [*removed, f"uns[{key!r}]"]
-
-
-def _fit_id(fit: Fit) -> str:
-    """Tells a fit from others: a hash of its settings, of its data, and of how it went."""
-    text = json.dumps([fit.config.to_json(), fit.facts])
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _parts(fit: Fit, fit_id: str) -> tuple[dict, dict, dict]:

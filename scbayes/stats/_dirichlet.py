@@ -43,7 +43,7 @@ def mean_log(samples: np.ndarray, axis: int = 0) -> np.ndarray:
 
     Returns
     -------
-    float64, the shape of `samples` without `axis`; never below `LOG_FLOOR`.
+    float64, the shape of `samples` without `axis`; `LOG_FLOOR` where all are 0.
     """
     return np.mean(np.log(np.maximum(samples, SMALLEST, dtype=np.float64)), axis=axis)
 

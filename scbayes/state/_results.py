@@ -1,0 +1,123 @@
+"""What is computed from a fit: written beside it, read back, and deleted with it.
+
+A result of the function ``verb`` lives in slots named ``key_added + "_" + what`` and in one entry
+``uns[key_added + "_" + verb]`` that says which fit it is of, how it was computed, and which slots it has.
+"""
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from scbayes.state._fit import Fit
+from scbayes.state._names import check_anndata, check_key, slot_of, split_slot
+from scbayes.state._read import read_manifest, stored_fits
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Result(NamedTuple):
+    """Values by what they are (``"entropy"``), and facts: how they were computed."""
+
+    values: dict[str, object]
+    facts: dict
+
+
+def write_result(
+    adata: "AnnData",
+    verb: str,
+    key_added: str,
+    values: dict[tuple[str, str], object],
+    *,
+    fit: Fit,
+    facts: dict,
+) -> list[str]:
+    """Write a result, in place of an earlier one of the same name.
+
+    Parameters
+    ----------
+    verb
+        The function of ``tl`` that made it.
+    values
+        ``(field, what)`` -> value, e.g. ``("obs", "entropy")`` or ``("varm", "composition")``; field is one of obs,
+        var, obsm, varm, layers and uns.
+    fit
+        What it was computed from.
+    facts
+        Settings and what else is worth keeping: plain values that turn into JSON.
+
+    Returns
+    -------
+    The slots, for the log.
+    """
+    check_anndata(adata)
+    check_key(key_added)
+    entry = slot_of(key_added, verb)
+    if entry in adata.uns and "result" not in adata.uns[entry]:
+        msg = f"adata.uns[{entry!r}] holds something else: delete it, or choose another key_added"
+        raise ValueError(msg)
+    slots = {what: f"{field}[{slot_of(key_added, what)!r}]" for field, what in values if field != "uns"}
+    own = {what: value for (field, what), value in values.items() if field == "uns"}
+    record = {"verb": verb, "key": fit.key, "fit": fit.id, "slots": slots, "uns": sorted(own), "facts": facts}
+    text = json.dumps(record, allow_nan=False)
+    if entry in adata.uns:
+        _remove(adata, entry)
+    for (field, what), value in values.items():
+        if field != "uns":
+            getattr(adata, field)[slot_of(key_added, what)] = value
+    adata.uns[entry] = {"result": text, **own}
+    return [*slots.values(), f"uns[{entry!r}]"]
+
+
+def read_result(adata: "AnnData", verb: str, key: str) -> Result:
+    """The result of ``verb`` under ``key``.
+
+    Raises
+    ------
+    KeyError
+        If there is none, or a part of it is missing.
+    ValueError
+        If its fit was replaced by another since.
+    """
+    check_anndata(adata)
+    entry = slot_of(key, verb)
+    if entry not in adata.uns or "result" not in adata.uns[entry]:
+        msg = f"no result {entry!r} in adata.uns: run sb.tl.{verb} first"
+        raise KeyError(msg)
+    record = json.loads(str(adata.uns[entry]["result"]))
+    fit = record["key"]
+    if fit in stored_fits(adata) and read_manifest(adata, fit)["id"] != record["fit"]:
+        msg = f"the fit {fit!r} is another than the one {entry!r} was computed from: run sb.tl.{verb} again"
+        raise ValueError(msg)
+    values = {}
+    for what, slot in record["slots"].items():
+        field, name = split_slot(slot)
+        if name not in getattr(adata, field):
+            msg = f"adata.{slot} is missing: run sb.tl.{verb} again"
+            raise KeyError(msg)
+        values[what] = getattr(adata, field)[name]
+    for what in record["uns"]:
+        if what not in adata.uns[entry]:
+            msg = f"adata.uns[{entry!r}][{what!r}] is missing: run sb.tl.{verb} again"
+            raise KeyError(msg)
+        values[what] = adata.uns[entry][what]
+    return Result(values, record["facts"])
+
+
+def remove_results(adata: "AnnData", key: str) -> list[str]:
+    """Delete all results that were computed from the fit ``key``; returns their slots."""
+    removed = []
+    for entry in [name for name, value in adata.uns.items() if hasattr(value, "keys") and "result" in value]:
+        if json.loads(str(adata.uns[entry]["result"]))["key"] == key:
+            removed += _remove(adata, entry)
+    return removed
+
+
+def _remove(adata: "AnnData", entry: str) -> list[str]:
+    removed = []
+    for slot in json.loads(str(adata.uns[entry]["result"]))["slots"].values():
+        field, name = split_slot(slot)
+        if name in getattr(adata, field):
+            del getattr(adata, field)[name]
+            removed.append(slot)
+    del adata.uns[entry]
+    return [*removed, f"uns[{entry!r}]"]
