@@ -57,6 +57,12 @@ class Counts:
                 check_counts(block, self.where)
             yield first, block if self.column is None else _pool(block, self.column, self.n_genes)
 
+    def cells(self, index) -> "Counts":
+        """Counts of some of the cells, in memory."""
+        rows = [block for _, block in self.blocks()]
+        x = rows[0] if len(rows) == 1 else sparse.vstack(rows, format="csr")
+        return Counts(x[index], self.batch[index], self.n_batches, where=self.where)
+
     def summarise(self) -> Summary:
         """Sufficient statistics, from one checked pass over the non-zeros."""
         parts = []

@@ -1,6 +1,6 @@
 """What a model is made of, as plain values that turn into JSON and back."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 #: Parts that combine: a name of the family is a choice of them.
 MODELS = {
@@ -75,6 +75,11 @@ class ModelConfig:
     def mixture(self) -> bool:
         """Cells belong to one of several components."""
         return self.n_components > 1
+
+    @property
+    def plain(self) -> "ModelConfig":
+        """The model of one component alone."""
+        return replace(self, n_components=1)
 
     @property
     def n_groups(self) -> int:

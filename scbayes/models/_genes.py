@@ -49,16 +49,17 @@ class GeneObjective:
     model: Model
 
     def __call__(self, z: Array, args) -> Array:
-        """Values of shape ``(n_genes,)`` for ``z`` of shape ``(n_genes, K)``."""
+        """Values of shape ``(n_rows,)`` for ``z`` of shape ``(n_rows, K)``: a row is a gene of a component."""
         evidence, log_odds, priors, log_mrna = args
         likelihood = self.model.likelihood(self.model.gene_values(z, priors), log_mrna, evidence.batch, log_odds)
         log_prior = self.model.log_prior(self.model.split_genes(z), priors)
-        return likelihood.row_log_prob(evidence).sum(0) + sum(value.sum(0) for value in log_prior.values())
+        of_groups = likelihood.row_log_prob(evidence).reshape(self.model.config.n_batches, -1)
+        return of_groups.sum(0) + sum(value.sum(0) for value in log_prior.values())
 
 
 @partial(jax.jit, static_argnames="model")
 def _level_slope(model: Model, points: Array, log_odds: Array, evidence: Evidence, priors, log_mrna) -> Array:
-    """Derivative of the log likelihood in the shared log odds of each batch, averaged over ``points`` of the genes."""
+    """Derivative of the log likelihood in the shared log odds of each group, averaged over ``points`` of the genes."""
 
     def at(z: Array) -> Array:
         likelihood = model.likelihood(model.gene_values(z, priors), log_mrna, evidence.batch, log_odds)
@@ -80,38 +81,54 @@ class Genes:
         config = model.config
         names = [name for name, _ in model.columns]
         self.columns = {site: [k for k, name in enumerate(names) if name == site] for site in config.gene_sites}
-        total = summary.gene_total
-        self.total = total if config.copies(model.abundance) > 1 else total.sum(0, keepdims=True)  # (copies, n_genes)
+        total = summary.gene_total.reshape(config.n_batches, config.n_components, -1)
+        self.total = (
+            total if config.copies(model.abundance) > 1 else total.sum(0, keepdims=True)
+        )  # (copies, K, n_genes)
 
     def first(self) -> tuple[Maximum, np.ndarray]:
         """Coordinates by moments, and shared log odds by the excess of pairs of equal molecules over chance."""
         config = self.model.config
-        share = (self.total + 0.5) / np.sum(self.total + 0.5, 1, keepdims=True)
+        share = (self.total + 0.5) / np.sum(self.total + 0.5, -1, keepdims=True)
         pairs = float(np.sum(self.summary.cells * self.summary.count * (self.summary.count - 1.0)))
         cell_total = self.summary.cell_total.astype(float)
         together = pairs / max(float(np.sum(cell_total * (cell_total - 1))), 1.0)
-        chance = float(np.sum((self.total.sum(0) / max(self.total.sum(), 1.0)) ** 2))
+        in_group = self.summary.gene_total / np.maximum(self.summary.gene_total.sum(1, keepdims=True), 1.0)
+        weight = self.summary.group_cells / self.summary.n_cells
+        chance = float(np.sum(weight[:, None] * in_group**2))
         log_r = float(np.log(np.clip((1 - together) / max(together - chance, 1e-6), 1.0, 1e8)))
-        level = self._log_mean_total(self.model.n_levels) - log_r
-        z = np.zeros((share.shape[1], len(self.model.columns)))
-        copies = len(self.total)
-        scale = np.full(copies, log_r) if config.parameterization == "standard" else self._log_mean_total(copies)
-        z[:, self.columns[self.model.abundance]] = (np.log(share) + scale[:, None]).T
+        level = np.full(self.model.n_levels, self._log_mean_total(1).mean() - log_r)
+        z = np.zeros((share[0].size, len(self.model.columns)))
+        scale = np.full(share.shape[:2], log_r)
+        if config.parameterization != "standard":
+            scale = self._log_mean_total(len(self.total))
+        z[:, self.columns[self.model.abundance]] = (np.log(share) + scale[..., None]).reshape(len(self.total), -1).T
         if config.gate:
             z[:, self.columns["gate"]] = -2.2
         return Maximum(jnp.asarray(z), jnp.tile(0.1 * jnp.eye(z.shape[1]), (len(z), 1, 1))), level
 
     def solve(
-        self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors, n_steps: int, *, spread: bool
+        self,
+        evidence: Evidence,
+        genes: Maximum,
+        level: np.ndarray,
+        priors,
+        n_steps: int,
+        *,
+        spread: bool,
+        n_search: int = 30,
     ) -> tuple[Maximum, np.ndarray]:
-        """Genes given the cells, at the shared log odds where the likelihood, maximised over genes, is highest."""
+        """Genes given the cells, at the shared log odds where the likelihood, maximised over genes, is highest.
+
+        These are sought in ``n_search`` steps at most.
+        """
         genes = self._maximise(evidence, genes, level, priors, n_steps, spread=spread)
         if not len(level):
             return genes, level
         slope = self._slope(evidence, genes, level, priors, spread=spread)
         low, high = np.full(level.shape, -np.inf), np.full(level.shape, np.inf)  # the slope changes sign in between
         step = 0.2 * np.sign(slope)
-        for _ in range(30):
+        for _ in range(n_search):
             low, high = np.where(slope > 0, level, low), np.where(slope > 0, high, level)
             new = level + np.clip(step, -STRIDE, STRIDE)
             outside = (new <= low) | (new >= high)
@@ -130,18 +147,27 @@ class Genes:
         """How genes answer to each shared log odds, and how well these are known."""
         here = self._maximise(evidence, genes, level, priors, 3)
         slope = self._slope(evidence, here, level, priors)
-        response, variance = [], []
-        for q in range(len(level)):
-            nudge = NUDGE * (np.arange(len(level)) == q)
+        own = self._levels_of_component()
+        response, variance = np.zeros((*here.loc.shape, len(level))), np.zeros(len(level))
+        for levels in own if own.ndim > 1 else own[:, None]:  # components do not feel each other's: all at once
+            nudge = NUDGE * np.isin(np.arange(len(level)), levels)
             there = self._maximise(evidence, here, level + nudge, priors, 6)
-            response.append((np.asarray(there.loc) - np.asarray(here.loc)) / NUDGE)
-            bend = (self._slope(evidence, there, level + nudge, priors)[q] - slope[q]) / NUDGE
-            variance.append(1 / max(-bend, 1.0))
-        return Coupling(np.stack(response, -1), np.asarray(variance))
+            moved = (np.asarray(there.loc) - np.asarray(here.loc)) / NUDGE
+            rows = moved.reshape(len(levels), -1, moved.shape[-1])
+            found = response.reshape(len(levels), -1, *response.shape[1:])
+            for k, q in enumerate(levels):
+                found[k, ..., q] = rows[k]
+            bend = (self._slope(evidence, there, level + nudge, priors) - slope) / NUDGE
+            variance[levels] = 1 / np.maximum(-bend[levels], 1.0)
+        return Coupling(response, variance)
 
     def log_odds(self, level: np.ndarray) -> Array | None:
-        """Shared log odds of each batch, shape ``(n_batches, 1)``."""
-        return jnp.broadcast_to(jnp.asarray(level)[:, None], (self.summary.n_batches, 1)) if len(level) else None
+        """Shared log odds of each group, shape ``(n_groups, 1)``."""
+        if not len(level):
+            return None
+        config, own = self.model.config, self._levels_of_component()
+        by_copy = jnp.asarray(level)[own].reshape(len(own), -1)
+        return jnp.broadcast_to(by_copy, (config.n_batches, config.n_components)).reshape(-1, 1)
 
     def points(self, genes: Maximum, *, spread: bool = True) -> Array:
         """Where functions of the genes are evaluated and averaged, shape ``(n_points, n_genes, K)``."""
@@ -168,30 +194,46 @@ class Genes:
             result[site] = family(float(centre), float(max(width, 0.1)))
         return result
 
+    def _levels_of_component(self) -> np.ndarray:
+        """Index of the shared log odds: ``(copies,)``, or ``(copies, n_components)`` if components have their own."""
+        index = np.arange(self.model.n_levels)
+        config = self.model.config
+        return index.reshape(-1, config.n_components) if config.mixture and not config.global_sites else index
+
     def _log_mean_total(self, copies: int) -> np.ndarray:
-        """ln of the expected total of a cell at nu = 1: the total mRNA with capture, else the mean count."""
-        if self.model.config.capture:
-            return np.full(copies, self.log_mrna)
-        total = self.summary.gene_total.sum(1)
-        if copies > 1:
-            return np.log(np.maximum(total, 0.5) / self.summary.group_cells)
-        return np.full(copies, np.log(max(total.sum(), 0.5) / self.summary.n_cells))
+        """ln of the expected total of a cell at nu = 1, ``(copies, n_components)``.
+
+        The total mRNA with capture, else the mean count.
+        """
+        config, summary = self.model.config, self.summary
+        if config.capture:
+            return np.full((copies, config.n_components), self.log_mrna)
+        total = summary.gene_total.sum(1).reshape(config.n_batches, -1)
+        cells = summary.group_cells.reshape(total.shape)
+        if copies == 1:
+            total, cells = total.sum(0, keepdims=True), cells.sum(0, keepdims=True)
+        return np.log((total + 0.5) / (cells + 0.5 * summary.n_cells / max(summary.cell_total.sum(), 1)))
 
     def _slope(
         self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors, *, spread: bool = True
     ) -> np.ndarray:
         """Derivative of the log likelihood in each shared log odds."""
         points = self.points(genes, spread=spread)
-        per_batch = _level_slope(self.model, points, self.log_odds(level), evidence, priors, self.log_mrna)
-        return np.asarray(per_batch) if len(level) > 1 else np.asarray(per_batch).sum(keepdims=True)
+        config, own = self.model.config, self._levels_of_component()
+        slope = np.asarray(_level_slope(self.model, points, self.log_odds(level), evidence, priors, self.log_mrna))
+        slope = slope.reshape(config.n_batches, config.n_components)
+        slope = slope if len(own) > 1 else slope.sum(0, keepdims=True)
+        return (slope if own.ndim > 1 else slope.sum(1)).ravel()
 
     def _follow(self, genes: Maximum, move: np.ndarray) -> Maximum:
         """Genes moved with the shared log odds so that their means stay: in ``standard``, r falls as odds rise."""
         if self.model.config.parameterization != "standard":
             return genes
-        columns = self.columns["r"]
-        move = np.broadcast_to(move, (len(columns),))
-        return genes._replace(loc=genes.loc.at[:, np.asarray(columns)].add(-move))
+        columns, config = self.columns["r"], self.model.config
+        move = move[self._levels_of_component()].reshape(-1, move.size // max(len(self._levels_of_component()), 1))
+        move = np.broadcast_to(move, (len(columns), config.n_components))
+        of_rows = np.repeat(move.T, len(genes.loc) // config.n_components, 0)
+        return genes._replace(loc=genes.loc.at[:, np.asarray(columns)].add(-of_rows))
 
     def _maximise(self, evidence, genes, level, priors, n_steps, *, spread: bool = True) -> Maximum:
         args = (evidence, self.log_odds(level), priors, jnp.asarray(self.log_mrna))

@@ -42,7 +42,10 @@ class Total(NamedTuple):
 
 
 def total_abundance(config: ModelConfig, posterior: Posterior) -> Total:
-    """Total of the abundance over all genes that were fitted."""
+    """Total of the abundance over all genes that were fitted; in a mixture one per component, on a first axis."""
+    if config.mixture:
+        each = [total_abundance(config.plain, posterior.component(k)) for k in range(config.n_components)]
+        return Total(*[np.stack(parts) for parts in zip(*each, strict=True)])
     n = config.copies(config.gene_sites[0])  # the abundance has the first columns
     loc = np.asarray(posterior.gene_loc)[:, :n]
     own = np.sum(np.asarray(posterior.gene_tril)[:, :n] ** 2, -1)
@@ -55,7 +58,13 @@ def total_abundance(config: ModelConfig, posterior: Posterior) -> Total:
 
 
 def sampled_marginals(config: ModelConfig, posterior: Posterior, links: dict[str, str]) -> dict[str, Marginal]:
-    """Posterior of the parameters that are sampled; ``links`` are their coordinates."""
+    """Posterior of the parameters that are sampled; ``links`` are their coordinates.
+
+    In a mixture, gene-wise arrays are ``(copies, n_components, n_genes)``.
+    """
+    if config.mixture:
+        parts = [sampled_marginals(config.plain, posterior.component(k), links) for k in range(config.n_components)]
+        return _stacked(config, parts)
     own = np.sum(np.asarray(posterior.gene_tril) ** 2, -1) + np.sum(np.asarray(posterior.gene_factor) ** 2, -1)
     found, at = {}, 0
     for site in config.gene_sites:
@@ -95,6 +104,14 @@ def canonical_marginals(
     batch
         Batch of each cell, integers, shape ``(n_cells,)``.
     """
+    if config.mixture:
+        given = links, log_mrna, mrna_scale, batch
+        each = [Total(*[part[k] for part in total]) for k in range(config.n_components)]
+        parts = [
+            canonical_marginals(config.plain, posterior.component(k), each[k], *given)
+            for k in range(config.n_components)
+        ]
+        return _stacked(config, parts)
     found = sampled_marginals(config, posterior, links)
     standard = config.parameterization == "standard"
     if standard and "p" in found:  # its coordinate is the expected total, see Model.untie
@@ -138,6 +155,20 @@ def canonical_marginals(
         if not standard:
             found["mu"] = found["mu"]._replace(scale=np.sqrt(found["mu"].scale ** 2 + mrna_scale**2))
     return found
+
+
+def _stacked(config: ModelConfig, parts: list[dict[str, Marginal]]) -> dict[str, Marginal]:
+    """Marginals of a mixture from those of its components: an axis of components where these differ."""
+    result = {}
+    for name, first in parts[0].items():
+        own = first.axis == "gene" or (name in ("p", "odds") and not config.global_sites)
+        if not own:
+            result[name] = first
+            continue
+        axis = 0 if first.axis == "cell" else 1
+        loc, scale = (np.stack([getattr(part[name], what) for part in parts], axis) for what in ("loc", "scale"))
+        result[name] = first._replace(loc=loc, scale=scale)
+    return result
 
 
 def _composition(config: ModelConfig, posterior: Posterior, total: Total) -> Marginal:

@@ -18,6 +18,7 @@ FAMILIES = {
     "HalfCauchy": ("scale",),
     "Exponential": ("rate",),
     "BetaPrime": ("concentration1", "concentration0"),
+    "Dirichlet": ("concentration",),
 }
 #: Support of each parameter.
 SUPPORT = {
@@ -54,12 +55,15 @@ def default_priors(config: ModelConfig) -> dict[str, dist.Distribution]:
     if config.unconstrained:
         weak = {"p": dist.Normal(0.0, 1.8), "phi": dist.Normal(0.0, 1.8), "gate": dist.Normal(-2.2, 1.2)}
     family = dist.Normal if config.unconstrained else dist.LogNormal
-    return {site: weak.get(site) or family(0.0, 1.0) for site in config.sites}
+    found = {site: weak.get(site) or family(0.0, 1.0) for site in config.sites}
+    return found | ({"weights": dist.Dirichlet(np.ones(config.n_components))} if config.mixture else {})
 
 
 def check_priors(config: ModelConfig, given: dict | None) -> dict[str, dist.Distribution]:
     """The priors that a user gave, checked against the model."""
-    for site, prior in (given or {}).items():
+    given = dict(given or {})
+    weights = {"weights": _check_weights(config, given.pop("weights"))} if "weights" in given else {}
+    for site, prior in given.items():
         if site not in config.sites:
             msg = (
                 f"priors names {site!r}, which {config.describe()} does not have; choose from {', '.join(config.sites)}"
@@ -89,7 +93,24 @@ def check_priors(config: ModelConfig, given: dict | None) -> dict[str, dist.Dist
         if SUPPORT[site] is constraints.unit_interval and not config.unconstrained and not isinstance(prior, dist.Beta):
             msg = f"{site!r} is a probability: give a Beta prior, not {type(prior).__name__}"
             raise ValueError(msg)
-    return dict(given or {})
+    return given | weights
+
+
+def _check_weights(config: ModelConfig, prior) -> dist.Dirichlet:
+    """Prior of the weights of components: a Dirichlet, or the concentration that all components have."""
+    n = config.n_components
+    if not config.mixture:
+        msg = f"priors names 'weights', which {config.describe()} does not have: it has no n_components"
+        raise ValueError(msg)
+    if isinstance(prior, int | float | np.number):
+        prior = dist.Dirichlet(np.full(n, float(prior)), validate_args=False)
+    if not isinstance(prior, dist.Dirichlet) or np.shape(prior.concentration) != (n,):
+        msg = f"the prior of 'weights' is {prior!r}; give a number, or a numpyro Dirichlet of {n} concentrations"
+        raise ValueError(msg)
+    if not np.all(np.isfinite(prior.concentration)) or np.any(np.asarray(prior.concentration) <= 0):
+        msg = f"the prior of 'weights' has concentrations {prior.concentration}; they must be finite and positive"
+        raise ValueError(msg)
+    return prior
 
 
 def support(site: str, prior: dist.Distribution, config: ModelConfig) -> constraints.Constraint:
@@ -100,6 +121,8 @@ def support(site: str, prior: dist.Distribution, config: ModelConfig) -> constra
 def to_json(prior: dist.Distribution) -> dict:
     """Plain values of a prior."""
     name = type(prior).__name__
+    if name == "Dirichlet":
+        return {"family": name, "concentration": np.asarray(prior.concentration, float).tolist()}
     return {"family": name} | {field: float(getattr(prior, field)) for field in FAMILIES[name]}
 
 
@@ -109,5 +132,7 @@ def from_json(value: dict) -> dist.Distribution:
     if name not in FAMILIES:
         msg = f"this version of scbayes does not know the prior {name!r}"
         raise ValueError(msg)
+    if name == "Dirichlet":
+        return dist.Dirichlet(np.array(value["concentration"], float))
     family = BetaPrime if name == "BetaPrime" else getattr(dist, name)
     return family(*[float(value[field]) for field in FAMILIES[name]])

@@ -5,6 +5,7 @@ cells are independent problems in one number. And where all genes of a cell shar
 only through :math:`R = \sum_g r_g`: one scalar equation.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpyro.distributions as dist
 
 from scbayes.counts import Counts, Summary
 from scbayes.models._cells import Cells, anchor, cell_scores, node_grid, project, solve_cells
+from scbayes.models._components import Labels, marginal_scores, parameters_at, responsibilities
 from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Coupling, Genes
 from scbayes.models._model import Model
@@ -23,17 +25,52 @@ from scbayes.stats._newton import Maximum
 
 #: Rounds of genes given cells and cells given genes; the cells hardly move after the first.
 ROUNDS = 3
+#: Rounds at most until cells have settled in the components of a mixture.
+SETTLING = 60
+#: Cells have settled when memberships move by less than this, per cell.
+SETTLED = 1e-3
 
 
 class Start(NamedTuple):
-    """Posterior, evidence projected at its cells, and priors with what was learned."""
+    """Posterior, evidence projected at its cells, and priors with what was learned.
+
+    ``settled`` says whether the memberships of a mixture's cells had stopped moving, after ``rounds``.
+    """
 
     posterior: Posterior
     evidence: Evidence
     priors: dict[str, dist.Distribution]
+    settled: bool = True
+    rounds: int = ROUNDS
 
 
-def warm_start(model: Model, counts: Counts, summary: Summary, priors: dict, given: set[str], log_mrna: float) -> Start:
+@dataclass
+class State:
+    """What the rounds go through; ``pairs`` is the summary without components."""
+
+    pairs: Summary
+    summary: Summary
+    solver: Genes
+    evidence: Evidence
+    priors: dict
+    genes: Maximum
+    level: np.ndarray
+    cells: Cells
+    weights: np.ndarray
+
+
+def warm_start(
+    model: Model,
+    counts: Counts,
+    summary: Summary,
+    priors: dict,
+    given: set[str],
+    log_mrna: float,
+    *,
+    membership: np.ndarray | None = None,
+    labels: Labels | None = None,
+    ordered: bool = False,
+) -> Start:
     """Posterior of ``model`` from counts.
 
     Parameters
@@ -42,43 +79,122 @@ def warm_start(model: Model, counts: Counts, summary: Summary, priors: dict, giv
         Prior of each sampled parameter; those of learned parameters not in ``given`` are replaced.
     log_mrna
         Log of the total mRNA per cell.
+    membership
+        Of a mixture: where cells start, ``(n_cells, n_components)``.
+    labels
+        What is known about the components of cells.
+    ordered
+        The components have an order; else they are sorted, heaviest first.
     """
-    capture = model.config.capture
-    family = dist.Normal if model.config.unconstrained else dist.LogNormal
+    now = _first(model, counts, summary, priors, given, log_mrna, membership)
     learned = [site for site in model.config.gene_sites if site in LEARNED and site not in given]
-    evidence = evidence_of(summary)
+    for site in learned:
+        columns = np.asarray(now.genes.loc)[:, now.solver.columns[site]]
+        width = 3.0 if site == model.abundance else 1.5
+        now.priors = now.priors | {site: _family(model)(float(np.median(columns)), width)}
+    settled, rounds = True, 0
+    if model.config.mixture:
+        settled, rounds = _settle(model, counts, now, learned, labels)
+        if not ordered:
+            _sort(model, counts, now)
+    for turn in range(ROUNDS):
+        steps = 12 if turn == 0 and not rounds else 4
+        _round(model, counts, now, learned, steps, last=turn == ROUNDS - 1)
+    coupling = None
+    if len(now.level):
+        if model.config.capture:
+            grid = node_grid(now.cells, gate=model.config.gate)
+            now.evidence = _project(model, now.evidence, counts, grid, now.cells)
+        coupling = now.solver.coupling(now.evidence, now.genes, now.level, now.priors)
+    posterior = _assemble(model, now, coupling)
+    evidence = evidence_at(model, counts, now.pairs, now.priors, posterior, log_mrna)
+    return Start(posterior, evidence, now.priors, settled, rounds + ROUNDS)
+
+
+def _family(model: Model):
+    return dist.Normal if model.config.unconstrained else dist.LogNormal
+
+
+def _first(model: Model, counts: Counts, summary: Summary, priors, given, log_mrna, membership) -> State:
+    pairs = summary
+    if membership is not None:
+        summary = counts.weigh(summary, membership)
     total = summary.cell_total.astype(float)
     cells = Cells(np.log(np.maximum(total, 0.5)) - log_mrna, 1 / np.sqrt(total + 1.0))
-    if capture and "nu" not in given:  # wide, so that only empty cells feel it
+    if model.config.capture and "nu" not in given:  # wide, so that only empty cells feel it
         seen = cells.loc[total > 0]
-        priors = priors | {"nu": family(float(seen.mean()), float(max(1.0, 2 * seen.std())))}
+        priors = priors | {"nu": _family(model)(float(seen.mean()), float(max(1.0, 2 * seen.std())))}
     solver = Genes(model, summary, log_mrna)
-    genes, level = solver.first()
-    for site in learned:
-        columns = np.asarray(genes.loc)[:, solver.columns[site]]
-        priors = priors | {site: family(float(np.median(columns)), 3.0 if site == model.abundance else 1.5)}
-    for turn in range(ROUNDS):
-        last = turn == ROUNDS - 1
-        if capture:
-            grid = node_grid(cells, gate=model.config.gate)
-            evidence = _project(model, evidence, counts, grid, cells)
-        genes, level = solver.solve(evidence, genes, level, priors, 4 if turn else 12, spread=last)
-        priors = priors | solver.learn(genes, priors, learned)
-        if capture:
-            points, odds = solver.points(genes, spread=last), solver.log_odds(level)
-            scores = cell_scores(model, points, odds, priors, counts, summary, grid, log_mrna)
-            cells = solve_cells(scores, grid, cells, priors["nu"], unconstrained=model.config.unconstrained)
-            if model.n_factors:  # b is set by the total mRNA: what the sum of r misses goes into nu
-                gauge = log_mrna - np.log(_total_r(model, solver, genes, priors))
-                cells = cells._replace(loc=cells.loc + (np.asarray(odds)[:, 0] - gauge)[summary.batch])
-                level = gauge[: len(level)]
-    coupling = None
-    if len(level):
-        if capture:
-            evidence = _project(model, evidence, counts, node_grid(cells, gate=model.config.gate), cells)
-        coupling = solver.coupling(evidence, genes, level, priors)
-    posterior = _assemble(model, solver, genes, level, coupling, cells, priors)
-    return Start(posterior, evidence_at(model, counts, summary, priors, posterior, log_mrna), priors)
+    weights = np.zeros(0)
+    if model.config.mixture:
+        weights = np.asarray(priors["weights"].concentration) + summary.membership.sum(0)
+    return State(pairs, summary, solver, evidence_of(summary), priors, *solver.first(), cells, weights)
+
+
+def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, last: bool, n_search: int = 30) -> None:
+    """Genes given the cells, then cells given the genes."""
+    capture, log_mrna = model.config.capture, now.solver.log_mrna
+    if capture:
+        grid = node_grid(now.cells, gate=model.config.gate)
+        now.evidence = _project(model, now.evidence, counts, grid, now.cells)
+    now.genes, now.level = now.solver.solve(
+        now.evidence, now.genes, now.level, now.priors, steps, spread=last, n_search=n_search
+    )
+    now.priors = now.priors | now.solver.learn(now.genes, now.priors, learned)
+    if not capture:
+        return
+    points, odds = now.solver.points(now.genes, spread=last), now.solver.log_odds(now.level)
+    scores = cell_scores(model, points, odds, now.priors, counts, now.summary, grid, log_mrna)
+    now.cells = solve_cells(scores, grid, now.cells, now.priors["nu"], unconstrained=model.config.unconstrained)
+    if model.n_factors:  # b is set by the total mRNA: what the sum of r misses goes into nu
+        gauge = log_mrna - np.log(_total_r(model, now.solver, now.genes, now.priors))
+        missed = (np.asarray(odds)[:, 0] - gauge).reshape(model.config.n_batches, -1)[now.summary.batch]
+        now.cells = now.cells._replace(loc=now.cells.loc + np.sum(now.summary.membership * missed, 1))
+        now.level = gauge[: len(now.level)]
+
+
+def _settle(model: Model, counts: Counts, now: State, learned, labels: Labels | None) -> tuple[bool, int]:
+    """Rounds with cells moving between components, until they stay: whether they did, and how many rounds."""
+    prior = now.priors["weights"].concentration
+    for turn in range(SETTLING):
+        _round(model, counts, now, learned, 2 if turn else 6, last=False, n_search=3 if turn else 30)
+        parameters = parameters_at(
+            model,
+            now.genes.loc,
+            now.priors,
+            now.solver.log_mrna,
+            jnp.asarray(now.summary.batch),
+            now.solver.log_odds(now.level),
+            now.cells.loc if model.config.capture else np.zeros(now.summary.n_cells),
+        )
+        parameters = parameters._replace(weights=now.weights / now.weights.sum())
+        scores = marginal_scores(parameters, counts, now.priors.get("nu"), unconstrained=model.config.unconstrained)
+        found = responsibilities(scores, now.weights, labels)
+        moved = np.abs(found - now.summary.membership).sum() / 2 / len(found)
+        now.weights = np.asarray(prior) + found.sum(0)
+        _assign(model, counts, now, found)
+        if moved < SETTLED:
+            return True, turn + 1
+    return False, SETTLING
+
+
+def _assign(model: Model, counts: Counts, now: State, membership: np.ndarray) -> None:
+    """Put the cells into components as ``membership`` says."""
+    now.summary = counts.weigh(now.pairs, membership)
+    now.solver = Genes(model, now.summary, now.solver.log_mrna)
+    now.evidence = evidence_of(now.summary)
+
+
+def _sort(model: Model, counts: Counts, now: State) -> None:
+    """Put the heaviest component first."""
+    order = np.argsort(-now.weights, kind="stable")
+    k = len(order)
+    now.weights = now.weights[order]
+    rows = [part.reshape(k, -1, *part.shape[1:])[order].reshape(part.shape) for part in now.genes]
+    now.genes = Maximum(*rows)
+    if len(now.level) and not model.config.global_sites:
+        now.level = now.level.reshape(-1, k)[:, order].ravel()
+    _assign(model, counts, now, now.summary.membership[:, order])
 
 
 def evidence_at(
@@ -91,12 +207,15 @@ def evidence_at(
     cell's movement with a gene's: right in the mean under a guide in which the two are independent, and not a density
     to explore by MCMC.
     """
+    if model.config.mixture:
+        summary = counts.weigh(summary, np.asarray(posterior.responsibilities))
     evidence = evidence_of(summary)
     if not model.config.capture or not (model.config.gate or not model.config.shared_odds):
         return evidence  # exact as it is
     cells = Cells(*_log_nu(model, posterior, priors))
     solver = Genes(model, summary, log_mrna)
-    genes = Maximum(posterior.gene_loc, posterior.gene_tril)
+    n = posterior.gene_loc.shape[-1]
+    genes = Maximum(posterior.gene_loc.reshape(-1, n), posterior.gene_tril.reshape(-1, n, n))
     level = np.zeros(0)
     if model.n_factors:
         level = (log_mrna - np.log(_total_r(model, solver, genes, priors)))[: model.n_levels]
@@ -109,9 +228,10 @@ def evidence_at(
 
 
 def _total_r(model: Model, solver: Genes, genes: Maximum, priors) -> np.ndarray:
-    """Expected sum of r over genes, shape ``(n_batches,)`` (of the one parameter where batches share it)."""
-    total = np.mean([np.asarray(model.gene_values(z, priors)["r"]).sum(1) for z in solver.points(genes)], 0)
-    return np.broadcast_to(total, (solver.summary.n_batches,))
+    """Expected sum of r over genes, shape ``(n_groups,)`` (of the one parameter where batches share it)."""
+    points = solver.points(genes)
+    total = sum(model.gene_values(z, priors)["r"].sum(-1, keepdims=True) for z in points) / len(points)
+    return np.asarray(model.by_group(total))[:, 0]
 
 
 def _project(model: Model, evidence: Evidence, counts: Counts, grid, cells: Cells) -> Evidence:
@@ -119,31 +239,35 @@ def _project(model: Model, evidence: Evidence, counts: Counts, grid, cells: Cell
     return project(evidence, counts, grid, cells, genes=genes, gate=model.config.gate)
 
 
-def _assemble(
-    model: Model, solver: Genes, genes: Maximum, level: np.ndarray, coupling: Coupling | None, cells: Cells, priors
-) -> Posterior:
-    config = model.config
+def _assemble(model: Model, now: State, coupling: Coupling | None) -> Posterior:
+    config, genes, cells = model.config, now.genes, now.cells
     factor = np.zeros((*genes.loc.shape, 0))
     glob, glob_scale = np.zeros(0), np.zeros(0)
     if model.n_factors:
         factor = coupling.response * np.sqrt(coupling.variance)
     if config.global_sites:
-        glob, glob_scale = level, np.sqrt(coupling.variance)
+        glob, glob_scale = now.level, np.sqrt(coupling.variance)
         if config.parameterization == "standard":
-            glob, glob_scale = _expected_total(solver, genes, level, priors)
+            glob, glob_scale = _expected_total(now.solver, genes, now.level, now.priors)
         elif config.global_sites == ("phi",):
-            glob = -level
+            glob = -now.level
     cell_loc, cell_scale = (cells.loc, cells.scale) if config.capture else (np.zeros(0), np.zeros(0))
     if config.capture:
-        cell_loc, cell_scale = as_coordinate(model, cell_loc, cell_scale, priors)
-    return Posterior(*[jnp.asarray(a) for a in (genes.loc, genes.tril, factor, glob, glob_scale, cell_loc, cell_scale)])
+        cell_loc, cell_scale = as_coordinate(model, cell_loc, cell_scale, now.priors)
+    parts = [genes.loc, genes.tril, factor]
+    if config.mixture:
+        shape = (config.n_components, now.summary.n_genes)
+        parts = [np.reshape(part, shape + part.shape[1:]) for part in parts]
+    membership = now.summary.membership if config.mixture else np.zeros((0, 0))
+    parts += [glob, glob_scale, cell_loc, cell_scale, now.weights, membership]
+    return Posterior(*[jnp.asarray(part) for part in parts])
 
 
 def _expected_total(solver: Genes, genes: Maximum, level: np.ndarray, priors) -> tuple[np.ndarray, np.ndarray]:
     """Normal of the coordinate that stands for p in ``standard`` without capture (see Model.untie)."""
-    summary = solver.summary
-    log_r = np.log(_total_r(solver.model, solver, genes, priors))
-    total, cells = summary.gene_total.sum(1), summary.group_cells
+    summary, n_batches = solver.summary, solver.model.config.n_batches
+    log_r = np.log(_total_r(solver.model, solver, genes, priors)).reshape(n_batches, -1).mean(1)
+    total, cells = summary.gene_total.sum(1).reshape(n_batches, -1).sum(1), np.bincount(summary.batch, None, n_batches)
     if len(level) == 1:
         total, cells, log_r = total.sum(keepdims=True), cells.sum(keepdims=True), log_r.mean(keepdims=True)
     return level + log_r, np.sqrt(1 / np.maximum(total, 1) + 1 / (cells * np.exp(log_r)))

@@ -1,7 +1,7 @@
 """A fit to AnnData and back: the manifest, the slots, the checks. The only place that knows the names of slots."""
 
 from scbayes.models._marginals import Marginal, point
-from scbayes.state._fit import Fit
+from scbayes.state._fit import Fit, split_pooled
 from scbayes.state._read import check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
 from scbayes.state._results import Result, read_result, write_result
 from scbayes.state._source import Source, actual, find_counts, stored_source
@@ -22,6 +22,7 @@ __all__ = [
     "read_result",
     "read_unfinished",
     "remove_fit",
+    "split_pooled",
     "stored_fits",
     "stored_source",
     "write_fit",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,7 +29,7 @@ class Fit:
     posterior
         Normal distributions on log and logit coordinates, of the genes in ``genes`` and the cells in ``cells``.
     total
-        Total of the abundance over all genes that were fitted.
+        Total of the abundance over all genes that were fitted; in a mixture one per component, on a first axis.
     links
         Coordinate of each sampled parameter: ``"log"`` or ``"logit"``.
     genes, cells
@@ -37,7 +37,8 @@ class Fit:
     fitted
         Which of ``genes`` were fitted on their own, bool; the others were pooled into one.
     rest
-        The pooled gene's ``loc``, ``tril``, ``factor`` side by side, ``(K, 1 + K + Q)``; no columns without one.
+        The pooled gene's ``loc``, ``tril``, ``factor`` side by side, ``(K, 1 + K + Q)`` (in a mixture with a first
+        axis of components); no columns without one.
     batch
         Batch of each cell, integers.
     losses
@@ -105,18 +106,20 @@ class Fit:
     @property
     def whole(self) -> bool:
         """Whether all genes that were fitted are here, the pooled one included."""
-        pooled = self.rest.shape[1] > 0
+        pooled = self.rest.shape[-1] > 0
         return len(self.genes) == self.facts["n_genes"] if pooled else int(self.fitted.sum()) == self.facts["n_genes"]
 
     @property
     def law(self) -> Law:
         """What draws are made from: the genes that were fitted on their own, last the pooled one if all are here."""
         posterior = self.posterior
-        if self.whole and self.rest.shape[1]:
+        if self.whole and self.rest.shape[-1]:
             posterior = _with_pooled(posterior, self.rest)
         mrna = self.facts["total_mrna"]
         log_mrna = float(np.log(mrna["median"])), float(mrna["log_sd"])
-        totals = self.total if self.config.mixture else [self.total]
+        totals = [self.total]
+        if self.config.mixture:
+            totals = [Total(*[part[k] for part in self.total]) for k in range(self.config.n_components)]
         return Law(self.model, posterior, self.priors, totals, self.whole, log_mrna, self.batch)
 
     def centre(self) -> Draw:
@@ -126,6 +129,20 @@ class Fit:
     def draws(self, n: int, rng: np.random.Generator) -> Iterator[Draw]:
         """``n`` draws of all parameters, made one at a time (see ``law`` for the genes)."""
         return draws(self.law, n, rng)
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components of a mixture."""
+        return list(self.facts["components"]["names"]) if self.config.mixture else []
+
+    def component(self, k: int) -> "Fit":
+        """The fit of one component alone, without a mixture."""
+        total = Total(*[part[k] for part in self.total])
+        facts = {name: value for name, value in self.facts.items() if name != "components"}
+        priors = {site: prior for site, prior in self.priors.items() if site != "weights"}
+        posterior, config = self.posterior.component(k), self.config.plain
+        own = {"posterior": posterior, "config": config, "total": total, "rest": self.rest[k]}
+        return replace(self, **own, facts=facts, priors=priors)
 
     def squeeze(self, name: str, value: np.ndarray) -> np.ndarray:
         """``value`` of a parameter without the axis of batches, where they share it."""
@@ -148,6 +165,7 @@ class Fit:
         change = "" if how["drift"] is None else f", last change {how['drift']:.3g} nats"
         lines = [
             f"scbayes fit {self.key!r}: {self.config.model}, {self.config.parameterization}"
+            + (f", {self.config.n_components} components" if self.config.mixture else "")
             + (" (unconstrained)" if self.config.unconstrained else "")
             + own,
             f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
@@ -169,6 +187,14 @@ class Fit:
     __repr__ = __str__
 
 
+def split_pooled(posterior: Posterior) -> tuple[Posterior, np.ndarray]:
+    """``posterior`` without its last gene, into which others were pooled, and that gene's arrays as in ``Fit.rest``."""
+    loc, tril, factor = posterior.gene_loc, posterior.gene_tril, posterior.gene_factor
+    rest = np.concatenate([loc[..., -1, :, None], tril[..., -1, :, :], factor[..., -1, :, :]], -1)
+    kept = {"gene_loc": loc[..., :-1, :], "gene_tril": tril[..., :-1, :, :], "gene_factor": factor[..., :-1, :, :]}
+    return posterior._replace(**kept), rest
+
+
 def _with_pooled(posterior: Posterior, rest: np.ndarray) -> Posterior:
     """``posterior`` with the gene into which others were pooled, as the last one."""
     n, q = posterior.gene_loc.shape[-1], posterior.gene_factor.shape[-1]
@@ -183,5 +209,5 @@ def _with_pooled(posterior: Posterior, rest: np.ndarray) -> Posterior:
 
 
 def _describe(prior: dict) -> str:
-    values = ", ".join(f"{value:.3g}" for name, value in prior.items() if name != "family")
+    values = ", ".join(np.array2string(np.array(v), precision=3) for name, v in prior.items() if name != "family")
     return f"{prior['family']}({values})"

@@ -46,16 +46,22 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
     config = ModelConfig.from_json(manifest["model"])
     uns, facts = adata.uns[key], manifest["facts"]
     loc = np.asarray(adata.varm[slot_of(key, "loc")])
-    fitted = np.isfinite(loc).all(1)
+    fitted = np.isfinite(loc.reshape(len(loc), -1)).all(1)
     columns = len(Model.of(config).columns)
     factor = slot_of(key, "factor")
     nu = np.array(adata.obsm[slot_of(key, "nu")]) if config.capture else np.zeros((0, 2))
+    genes = {"loc": loc[fitted], "tril": np.asarray(adata.varm[slot_of(key, "tril")])[fitted]}
+    without = np.zeros((*genes["loc"].shape[:-1], columns, 0))
+    genes["factor"] = np.asarray(adata.varm[factor])[fitted] if factor in adata.varm else without
+    if config.mixture:  # components come first in the posterior
+        genes = {name: np.swapaxes(value, 0, 1) for name, value in genes.items()}
+    mixed = {}
+    if config.mixture:
+        shares = np.array(adata.obsm[slot_of(key, "responsibilities")])
+        mixed = {"weights": np.array(uns["weights"]), "responsibilities": shares}
     posterior = Posterior(
-        gene_loc=loc[fitted],
-        gene_tril=np.asarray(adata.varm[slot_of(key, "tril")])[fitted],
-        gene_factor=np.asarray(adata.varm[factor])[fitted]
-        if factor in adata.varm
-        else np.zeros((fitted.sum(), columns, 0)),
+        **{f"gene_{name}": value for name, value in genes.items()},
+        **mixed,
         global_loc=np.array(uns["global"])[:, 0],  # copies: what is handed out may be changed
         global_scale=np.array(uns["global"])[:, 1],
         cell_loc=nu[:, 0],
@@ -67,7 +73,7 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
         config=config,
         priors={site: from_json(prior) for site, prior in facts["priors"].items()},
         posterior=posterior,
-        total=Total(total[:, 0], total[:, 1], total[:, 2:]),
+        total=Total(total[..., 0], total[..., 1], total[..., 2:]),
         links=manifest["links"],
         genes=np.asarray(adata.var_names),
         cells=np.asarray(adata.obs_names),

@@ -72,7 +72,7 @@ def check_free(adata: "AnnData", key: str) -> None:
     if key in adata.uns:
         owned = set(owned_slots(adata, key))
     for where in ("varm", "obsm"):
-        for part in (*GENE_PARTS, "gene_id", "nu", "cell_id"):
+        for part in (*GENE_PARTS, "gene_id", "nu", "cell_id", "responsibilities"):
             slot = (where, slot_of(key, part))
             if slot[1] in getattr(adata, where) and slot not in owned:
                 msg = f"adata.{where}[{slot[1]!r}] exists and belongs to no fit: choose another key_added than {key!r}"
@@ -109,6 +109,7 @@ def _parts(fit: Fit, fit_id: str) -> tuple[dict, dict, dict]:
     varm = {}
     for part in GENE_PARTS:
         value = np.asarray(getattr(posterior, f"gene_{part}"))
+        value = np.swapaxes(value, 0, 1) if fit.config.mixture else value  # genes come first in varm
         if value.shape[-1]:
             whole = np.full((len(fitted), *value.shape[1:]), np.nan)
             whole[fitted] = value[:own]
@@ -117,10 +118,14 @@ def _parts(fit: Fit, fit_id: str) -> tuple[dict, dict, dict]:
     obsm = {slot_of(fit.key, "cell_id"): fingerprints(fit.cells, fit_id)}
     if posterior.cell_loc.size:
         obsm[slot_of(fit.key, "nu")] = np.stack([posterior.cell_loc, posterior.cell_scale], 1)
+    if fit.config.mixture:
+        obsm[slot_of(fit.key, "responsibilities")] = np.asarray(posterior.responsibilities)
     uns = {
         "loss": np.asarray(fit.losses),
         "global": np.stack([posterior.global_loc, posterior.global_scale], 1),
         "rest": fit.rest,
-        "total": np.column_stack([fit.total.loc, fit.total.variance, fit.total.loading]),
+        "total": np.concatenate([fit.total.loc[..., None], fit.total.variance[..., None], fit.total.loading], -1),
     }
+    if fit.config.mixture:
+        uns["weights"] = np.asarray(posterior.weights)
     return varm, obsm, uns

@@ -1,4 +1,4 @@
-r"""Class scores made into probabilities that can be trusted: a temperature and a rate of lapses, learned from labels."""
+"""Class scores made into probabilities that can be trusted: a temperature and a rate of lapses, from labels."""
 
 from itertools import product
 from typing import NamedTuple

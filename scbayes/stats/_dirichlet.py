@@ -163,7 +163,7 @@ def _precision_step(s: np.ndarray, m: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _scaled_trigamma(x: np.ndarray) -> np.ndarray:
-    r""":math:`x^2 \psi'(x)` to 1e-6, enough for a step: four terms of its recurrence, then the asymptotic series."""
+    r""":math:`x^2 \psi'(x)` to 1e-8, enough for a step: four terms of its recurrence, then the asymptotic series."""
     square = x * x
     near = 1 + square * (1 / (x + 1) ** 2 + 1 / (x + 2) ** 2 + 1 / (x + 3) ** 2)
     r = 1 / (x + 4)

@@ -1,5 +1,6 @@
 """Fit a model of the negative binomial family to all counts."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,8 @@ from scbayes.inference import as_optimizer
 from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
-from scbayes.tl._run import Settings, finished, resume_run, start_run
+from scbayes.tl._run import Settings, counts_of, finished, resume_run, start_run
+from scbayes.tl._start_components import ComponentSettings, start_components
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,6 +26,10 @@ def fit(  # noqa: PLR0913
     parameterization: str | None = None,
     unconstrained: bool = False,
     n_components: int | None = None,
+    init: str = "kmeans",
+    n_init: int = 4,
+    labels_key: str | None = None,
+    label_trust: float = 1.0,
     priors: dict | None = None,
     layer: str | None = None,
     mask_var: str | None = None,
@@ -56,20 +62,31 @@ def fit(  # noqa: PLR0913
     adata
         Cells x genes, with raw UMI counts in `layer`.
     model
-        ``"nbdm"``, ``"zinb"``, ``"nbvcp"`` or ``"zinbvcp"``.
+        ``"nbdm"``, ``"zinb"``, ``"nbvcp"`` or ``"zinbvcp"``; with ``"_mix"`` after it, a mixture.
     parameterization
         ``"mean_disp"`` (mu, r; the default), ``"standard"`` (r, and p without capture), ``"linked"`` (mu, p) or
         ``"odds_ratio"`` (mu, phi).
     unconstrained
         Priors are normal on log and logit scales instead of distributions of the parameters.
     n_components
-        Mixtures are not part of this version: None.
+        Number of components of a mixture, each with its own gene-wise parameters; a cell belongs to one of them.
+        Components are sorted, heaviest first, or as the categories of `labels_key`. None: no mixture, or as many as
+        `init` or `labels_key` give.
+    init
+        Where components start: ``"kmeans"`` or ``"leiden"`` on principal components of log-normalised counts (scanpy's
+        standard pipeline; Leiden needs ``scbayes[leiden]``), or a column of `obs` with groups.
+    n_init
+        Starts of k-means; the one with the highest likelihood after a few rounds is taken.
+    labels_key
+        Column of `obs` with known components; missing for cells whose component is to be found.
+    label_trust
+        Probability that a label is right; 1: labelled cells stay where they are.
     priors
         Sampled parameter -> scalar numpyro distribution, e.g. ``{"gate": dist.Beta(1, 9)}``. Defaults: p
         Beta(1, 1), phi BetaPrime(1, 1), gate Beta(1, 9); r, mu and nu log-normal, centre and width learned from the
         data. ``"total_mrna"``, molecules per cell at capture, sets the scale of nu and mu: a number, or a LogNormal
         whose spread their intervals then carry. Default: 200,000, or twice the largest total of a cell if that is
-        more.
+        more. ``"weights"`` of a mixture: a Dirichlet, or one concentration for all components; default 1.
     layer
         Layer with the counts. Default: the one that :func:`scbayes.pp.prepare_counts` kept, else `X`.
     mask_var
@@ -104,7 +121,8 @@ def fit(  # noqa: PLR0913
 
     Returns
     -------
-    None, or the copy. With `K` numbers per gene, it sets (float64 where not said)
+    None, or the copy. With `K` numbers per gene, it sets (float64 where not said; in mixtures `varm` has a second axis
+    of components)
 
     `adata.varm[key_added + "_loc"]` : `(n_genes, K)`
         Mean of each gene's log or logit parameters; NaN for genes that were pooled.
@@ -114,6 +132,8 @@ def fit(  # noqa: PLR0913
         Loadings on what couples the genes (``standard`` only).
     `adata.obsm[key_added + "_nu"]` : `(n_cells, 2)`
         Mean and standard deviation of the log of nu (models with capture).
+    `adata.obsm[key_added + "_responsibilities"]` : `(n_cells, n_components)`
+        Probability of each component given the cell (mixtures).
     `adata.varm[key_added + "_gene_id"]`, `adata.obsm[key_added + "_cell_id"]` : uint64 `(n, 1)`
         Fingerprints of the names.
     `adata.uns[key_added]` : dict
@@ -126,7 +146,9 @@ def fit(  # noqa: PLR0913
         If `adata` is no AnnData, the counts are no matrix of numbers, `priors` is no dict, or `optimizer` or `loss`
         is none.
     KeyError
-        If `layer`, `mask_var`, `batch_key` or, with `resume`, the fit do not exist.
+        If `layer`, `mask_var`, `batch_key`, `init`, `labels_key` or, with `resume`, the fit do not exist.
+    ImportError
+        If `init` is ``"leiden"`` and igraph is not installed.
     ValueError
         If the counts are not counts, the settings do not fit the model, the key is taken by something else, or a
         fit cannot be resumed.
@@ -141,7 +163,8 @@ def fit(  # noqa: PLR0913
     if resume:
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
-    _check_arguments(n_steps, n_components, priors, optimizer, loss)
+    _check_arguments(n_steps, priors, optimizer, loss)
+    components = _components(init, n_init, labels_key, label_trust)
     source = stored_source(adata, key_added) if resume else find_counts(adata, layer, mask_var, batch_key)
     settings = Settings(optimizer, loss, n_steps, stable_update, progress)
     with double():
@@ -151,8 +174,14 @@ def fit(  # noqa: PLR0913
                 logg.info(f"    {key_added!r} had converged: nothing to resume", time=clock)
                 return adata.copy() if copy else None
         else:
+            seed = _seed(rng)
+            start = None
+            if model.endswith("_mix") or n_components not in {None, 1} or init != "kmeans" or labels_key is not None:
+                _check_mixture(model, n_components, components)
+                start = start_components(adata, counts_of(source), n_components, components, seed)
             config = _config(model, parameterization, per_batch, source, unconstrained=unconstrained)
-            run = start_run(Model.of(config), source, dict(priors or {}), _seed(rng), settings)
+            config = replace(config, n_components=1 if start is None else start.membership.shape[1])
+            run = start_run(Model.of(config), source, dict(priors or {}), seed, settings, start)
         result, unfinished = finished(run, key_added, adata, source)
     out = adata.copy() if copy else adata
     actual(out)
@@ -173,10 +202,33 @@ def _config(model: str, parameterization: str | None, per_batch, source: Source,
     if per_batch is None:
         per_batch = () if n_batches == 1 else ("r" if parameterization == "standard" else "mu",)
     per_batch = (per_batch,) if isinstance(per_batch, str) else tuple(per_batch)
-    return ModelConfig(model, parameterization, unconstrained, n_batches, per_batch)
+    return ModelConfig(model.removesuffix("_mix"), parameterization, unconstrained, n_batches, per_batch)
 
 
-def _check_arguments(n_steps: int, n_components: int | None, priors, optimizer, loss) -> None:
+def _check_mixture(model: str, n_components: int | None, how: ComponentSettings) -> None:
+    grouped = how.labels_key is not None or how.init != "kmeans"
+    if n_components == 1 or (n_components is None and not grouped):
+        msg = f"model={model!r} is a mixture: pass n_components=2 or more, or labels_key or init with groups of cells"
+        raise ValueError(msg)
+    if n_components is not None and (not isinstance(n_components, int | np.integer) or n_components < 2):
+        msg = f"n_components={n_components!r}: give a whole number of at least 2, or None"
+        raise ValueError(msg)
+    if how.labels_key is not None and how.init != "kmeans":
+        msg = f"both init={how.init!r} and labels_key={how.labels_key!r} say where components start: leave init out"
+        raise ValueError(msg)
+
+
+def _components(init: str, n_init: int, labels_key: str | None, label_trust: float) -> ComponentSettings:
+    if not isinstance(n_init, int | np.integer) or n_init < 1:
+        msg = f"n_init={n_init!r}: give a whole number of at least 1"
+        raise ValueError(msg)
+    if not 0.5 < label_trust <= 1:
+        msg = f"label_trust={label_trust!r}: give a probability above 0.5 and at most 1"
+        raise ValueError(msg)
+    return ComponentSettings(init, n_init, labels_key, label_trust)
+
+
+def _check_arguments(n_steps: int, priors, optimizer, loss) -> None:
     from numpyro.infer.elbo import ELBO
 
     if priors is not None and not isinstance(priors, dict):
@@ -186,9 +238,6 @@ def _check_arguments(n_steps: int, n_components: int | None, priors, optimizer, 
     if loss is not None and not isinstance(loss, ELBO):
         msg = f"loss must be a numpyro ELBO such as Trace_ELBO(), not {type(loss).__name__}"
         raise TypeError(msg)
-    if n_components not in (None, 1):
-        msg = f"n_components={n_components}: mixtures are not part of this version, leave it None"
-        raise ValueError(msg)
     if not isinstance(n_steps, int | np.integer) or n_steps < 1:
         msg = f"n_steps={n_steps!r}: give a whole number of at least 1"
         raise ValueError(msg)
@@ -211,6 +260,8 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
             f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: "
             "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
         )
+    for warning in result.facts.get("components", {}).get("warnings", []):
+        logg.warning(warning)
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} of {how['n_steps']} steps were not finite and were not taken")
     logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))

@@ -8,13 +8,15 @@ import numpy as np
 
 from scbayes.counts import Counts, Summary
 from scbayes.inference import TOLERANCE, WINDOW, Progress, Training, as_optimizer, train
+from scbayes.models._components import duplicates
 from scbayes.models._config import ModelConfig
 from scbayes.models._marginals import total_abundance
 from scbayes.models._model import Inputs, Model
 from scbayes.models._posterior import Posterior, moved, no_change
 from scbayes.models._priors import LEARNED, check_priors, default_priors, to_json
 from scbayes.models._warm_start import Start, evidence_at, warm_start
-from scbayes.state import Fit, Source, read_fit, read_unfinished
+from scbayes.state import Fit, Source, read_fit, read_unfinished, split_pooled
+from scbayes.tl._start_components import Components
 
 #: Molecules of mRNA per cell where nothing else is said: a mammalian cell's order of magnitude (see docs/models.md).
 TOTAL_MRNA = 2e5
@@ -39,14 +41,21 @@ class Run(NamedTuple):
     facts: dict
 
 
-def start_run(model: Model, source: Source, priors: dict, seed: int, settings: Settings) -> Run:
-    """Fit from the beginning."""
+def start_run(
+    model: Model, source: Source, priors: dict, seed: int, settings: Settings, components: Components | None = None
+) -> Run:
+    """Fit from the beginning; a mixture from ``components``."""
     counts = counts_of(source)
     summary = counts.summarise()
     _check_size(summary, source.where)
     mrna_mean, mrna_sd = _total_mrna(model.config, priors.get("total_mrna"), summary)
     given = check_priors(model.config, {site: prior for site, prior in priors.items() if site != "total_mrna"})
-    start = warm_start(model, counts, summary, default_priors(model.config) | given, set(given), np.log(mrna_mean))
+    mixed = {}
+    if components is not None:
+        ordered = bool(components.names)
+        mixed = {"membership": components.membership, "labels": components.labels, "ordered": ordered}
+    both = default_priors(model.config) | given
+    start = warm_start(model, counts, summary, both, set(given), np.log(mrna_mean), **mixed)
     facts = {
         "layer": source.layer,
         "mask_var": source.mask_var,
@@ -61,7 +70,26 @@ def start_run(model: Model, source: Source, priors: dict, seed: int, settings: S
         "priors": {site: to_json(prior) for site, prior in start.priors.items()},
         "learned": [site for site in start.priors if site in LEARNED and site not in given],
     }
+    if components is not None:
+        facts["components"] = _describe_components(components, start)
     return _train(model, start, summary, facts, settings)
+
+
+def _describe_components(components: Components, start: Start) -> dict:
+    """Names of the components, how they were found, and what is wrong with them."""
+    found = np.asarray(start.posterior.responsibilities)
+    names = components.names or [str(k) for k in range(found.shape[1])]
+    warnings = []
+    if not start.settled:
+        warnings.append(f"cells had not settled in components after {start.rounds} rounds: some still moved")
+    warnings += [
+        f"component {names[k]!r} is empty: a smaller n_components is enough" for k in np.flatnonzero(found.sum(0) < 1)
+    ]
+    warnings += [
+        f"components {names[i]!r} and {names[j]!r} share most of their cells: a smaller n_components is enough"
+        for i, j in duplicates(found)
+    ]
+    return {"names": names, "settled": start.settled, "rounds": start.rounds, "warnings": warnings}
 
 
 def counts_of(source: Source) -> Counts:
@@ -120,11 +148,9 @@ def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.nd
     if not run.training.converged:
         unfinished = [np.asarray(leaf) for leaf in jax.tree.leaves((run.start.posterior, run.training.progress))]
     total = total_abundance(run.model.config, posterior)
-    rest = np.zeros((posterior.gene_loc.shape[1], 0))
+    rest = np.zeros((*posterior.gene_loc.shape[:-2], posterior.gene_loc.shape[-1], 0))
     if source.mask is not None:  # the pooled gene comes last
-        rest = np.column_stack([posterior.gene_loc[-1], posterior.gene_tril[-1], posterior.gene_factor[-1]])
-        genes = {name: getattr(posterior, name)[:-1] for name in ("gene_loc", "gene_tril", "gene_factor")}
-        posterior = posterior._replace(**genes)
+        posterior, rest = split_pooled(posterior)
     fit = Fit(
         key=key,
         config=run.model.config,
