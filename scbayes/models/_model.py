@@ -119,7 +119,7 @@ class Model:
         return values | dict.fromkeys(self.config.cell_sites, cell)
 
     def gene_values(self, gene: Array, priors) -> dict[str, Array]:
-        """Gene-wise parameters at coordinates ``(n_genes, K)``; in a mixture, one component's genes after the other's."""
+        """Gene-wise parameters at coordinates ``(n_genes, K)``; in a mixture, component by component."""
         if self.config.mixture:
             gene = gene.reshape(self.config.n_components, -1, gene.shape[-1])
         return {site: self.transform(site, priors)(z) for site, z in self.split_genes(gene).items()}

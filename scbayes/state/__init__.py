@@ -4,6 +4,7 @@ from scbayes.models._marginals import Marginal, point
 from scbayes.state._fit import Fit, split_pooled
 from scbayes.state._read import check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
 from scbayes.state._results import Result, read_result, write_result
+from scbayes.state._samples import axis_of, collect_draws
 from scbayes.state._source import Source, actual, find_counts, stored_source
 from scbayes.state._write import check_free, remove_fit, write_fit
 
@@ -13,8 +14,10 @@ __all__ = [
     "Result",
     "Source",
     "actual",
+    "axis_of",
     "check_free",
     "check_is_fit",
+    "collect_draws",
     "find_counts",
     "point",
     "read_fit",
