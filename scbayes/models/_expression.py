@@ -67,7 +67,7 @@ class GammaMixture(NamedTuple):
 
 
 def expression_of_gene(parameters: Parameters, counts: np.ndarray, batch: np.ndarray, membership, unit) -> GammaMixture:
-    """Expression of one gene in each cell, in molecules at :math:`\\nu = 1` times ``unit``.
+    r"""Expression of one gene in each cell, in molecules at :math:`\nu = 1` times ``unit``.
 
     Parameters
     ----------
@@ -94,7 +94,9 @@ def expression_of_gene(parameters: Parameters, counts: np.ndarray, batch: np.nda
     )
 
 
-def expression_above_zeros(parameters: Parameters, counts: Counts, membership: np.ndarray, unit: np.ndarray):
+def expression_above_zeros(
+    parameters: Parameters, counts: Counts, batch: np.ndarray, membership: np.ndarray, unit: np.ndarray
+) -> sparse.csr_matrix:
     """Mean expression given each count minus that given a zero: CSR, float32, with entries where ``counts`` has them.
 
     Add :func:`expression_of_zeros` for the mean expression. Parameters are those of :func:`expression_of_gene`, of all
@@ -103,16 +105,16 @@ def expression_above_zeros(parameters: Parameters, counts: Counts, membership: n
     odds, nu, parts = np.exp(parameters.log_odds), np.exp(parameters.log_nu), []
     for first, block in counts.blocks():
         cell = first + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-        gene, batch = block.indices, counts.batch[cell]
+        gene, group = block.indices, batch[cell]
         value = np.zeros(len(gene))
         for k in range(parameters.n_components):
-            o, r = odds[batch, k, gene], parameters.size[batch, k, gene]
+            o, r = odds[group, k, gene], parameters.size[group, k, gene]
             thinned = nu[cell] * o
             more = block.data * o / (1 + thinned)
             if parameters.gate is not None:  # a zero may be an excess zero, and says less then
-                excess = _excess(parameters.gate[batch, k, gene], r, thinned)
+                excess = _excess(parameters.gate[group, k, gene], r, thinned)
                 more = np.where(block.data > 0, more - excess * r * o * thinned / (1 + thinned), 0)
-            value += membership[cell, k] * unit[batch, k] * more
+            value += membership[cell, k] * unit[group, k] * more
         parts.append(sparse.csr_matrix((value.astype(np.float32), gene, block.indptr), shape=block.shape))
     return sparse.vstack(parts, format="csr")
 
@@ -120,9 +122,9 @@ def expression_above_zeros(parameters: Parameters, counts: Counts, membership: n
 def expression_of_zeros(
     parameters: Parameters, batch: np.ndarray, membership: np.ndarray, unit: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean expression given a zero as a product of two matrices, ``(n_cells, Q)`` and ``(n_genes, Q)``.
+    r"""Mean expression given a zero as a product of two matrices, ``(n_cells, Q)`` and ``(n_genes, Q)``.
 
-    Of each gene it is a smooth function of :math:`\\nu_c`. Where genes share their odds and have no excess zeros it is
+    Of each gene it is a smooth function of :math:`\nu_c`. Where genes share their odds and have no excess zeros it is
     one function for all genes, and the rank Q is one per component and batch; else, a few.
     """
     grid = grid_over(parameters.log_nu, gate=parameters.gate is not None)

@@ -130,7 +130,7 @@ def marginalise(model: Model, priors: dict, parameters: Parameters, counts: Coun
         rough = np.stack(
             [
                 score_cells(each._replace(log_nu=loc), counts).value[:, 0]
-                + _log_prior(model, priors, *_coordinate(model, priors, loc)[1:])
+                + _log_prior(model, priors, *_coordinate(model, priors, loc))
                 + np.log(scale)
                 for each, (loc, scale) in zip(components, at, strict=True)
             ],
@@ -164,12 +164,15 @@ def _part(model: Model, priors: dict, parameters: Parameters, counts: Counts, ce
     if not len(cells):
         none = np.zeros((0, 1))
         return Part(cells, counts, loc, none, none, loc, Scores(none, none, none))
+    bounded = model.config.capture and _bounded(model, priors)
+    centre, width = loc, scale
+    if bounded:
+        centre, width = _bounded_mode(model, priors, parameters, counts, loc)
+        loc = -np.logaddexp(0, -centre)
     scores = score_cells(parameters._replace(log_nu=loc), counts)
     if not model.config.capture:
         none = np.zeros((len(cells), 1))
         return Part(cells, counts, loc, none, none, scores.value[:, 0], scores)
-    bounded = _bounded(model, priors)
-    centre, width = _bounded_mode(model, priors, parameters, counts, loc) if bounded else (loc, scale)
     node, weight = np.polynomial.hermite.hermgauss(N_NODES)
     x = np.empty((len(cells), N_NODES))
     joint = np.empty_like(x)
@@ -211,12 +214,12 @@ def _logit(x: np.ndarray) -> np.ndarray:
     return x - np.log(-np.expm1(x))
 
 
-def _coordinate(model: Model, priors: dict, x: np.ndarray) -> tuple[bool, np.ndarray, np.ndarray]:
-    """Whether nu is bounded by 1, ln nu (below 0 if so), and the coordinate of the quadrature there."""
+def _coordinate(model: Model, priors: dict, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln nu (below 0 if nu is bounded by 1), and the coordinate of the quadrature there."""
     if not _bounded(model, priors):
-        return False, x, x
+        return x, x
     x = np.minimum(x, HIGHEST)
-    return True, x, _logit(x)
+    return x, _logit(x)
 
 
 def _bounded(model: Model, priors: dict) -> bool:

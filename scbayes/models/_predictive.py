@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from scbayes.counts import Counts
 from scbayes.models._parameters import Parameters
 from scbayes.stats._jit import jit
 
@@ -32,8 +33,8 @@ REST = 0.02
 BLOCK = 4_000_000
 
 
-class Replicate(NamedTuple):
-    """One data set drawn from the model, summed up.
+class Sums(NamedTuple):
+    """One data set, drawn or observed, summed up.
 
     Attributes
     ----------
@@ -51,6 +52,19 @@ class Replicate(NamedTuple):
     cell_total: np.ndarray
     cell_detected: np.ndarray
     kept: sparse.csr_array
+
+    @property
+    def of_genes(self) -> np.ndarray:
+        """Mean, variance (divided by one less than there are cells) and share of zeros of each gene: (3, n_genes)."""
+        n = len(self.cell_total)
+        mean = self.total / n
+        variance = np.maximum(self.square - self.total * mean, 0) / max(n - 1, 1)
+        return np.stack([mean, variance, 1 - self.positive / n])
+
+    @property
+    def of_cells(self) -> np.ndarray:
+        """Sum of counts and number of genes detected: (2, n_cells)."""
+        return np.stack([self.cell_total, self.cell_detected])
 
 
 class Bins(NamedTuple):
@@ -76,7 +90,7 @@ def replicate(
     component: np.ndarray,
     rng: np.random.Generator,
     keep: np.ndarray | None = None,
-) -> Replicate:
+) -> Sums:
     """Draw one data set of the cells with ``parameters.log_nu``, and sum it up.
 
     Parameters
@@ -103,13 +117,37 @@ def replicate(
         dense = np.zeros((len(here), n_cells), np.int32)
         _draw(rng, tables[0], odds, tables[1], *bins, start, stop, row, sums, cells, dense)
         kept.append(sparse.csr_array(dense))
-    return Replicate(*sums, *cells, sparse.csr_array(sparse.vstack(kept)))
+    return Sums(*sums, *cells, sparse.csr_array(sparse.vstack(kept)))
+
+
+def observed(counts: Counts, n_genes: int, keep: np.ndarray) -> Sums:
+    """Sums of the first ``n_genes`` genes of a data set; ``keep`` as in :func:`replicate`."""
+    sums, cells = np.zeros((3, n_genes)), np.zeros((2, counts.n_cells), np.int64)
+    kept = []
+    for first, block in counts.blocks():
+        _add(block.indptr, block.indices, block.data, sums, cells[:, first : first + block.shape[0]])
+        kept.append(sparse.csr_array(block[:, keep]).astype(np.int32))
+    return Sums(*sums, *cells, sparse.csr_array(sparse.vstack(kept).T))
 
 
 def draw_components(log_probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One component per cell, from log probabilities ``(n_cells, n_components)``."""
     bounds = np.cumsum(np.exp(log_probabilities), 1)
     return np.minimum((rng.random(len(bounds))[:, None] * bounds[:, -1:] >= bounds).sum(1), bounds.shape[1] - 1)
+
+
+@jit
+def _add(indptr, indices, data, sums, cells):
+    for c in range(len(indptr) - 1):
+        for i in range(indptr[c], indptr[c + 1]):
+            g = indices[i]
+            if g < sums.shape[1]:
+                u = float(data[i])
+                sums[0, g] += u
+                sums[1, g] += u * u
+                sums[2, g] += 1.0
+                cells[0, c] += int(u)
+                cells[1, c] += 1
 
 
 @jit

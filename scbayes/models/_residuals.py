@@ -13,7 +13,7 @@ import numpy as np
 from scbayes.counts import Counts
 from scbayes.models._parameters import Parameters
 from scbayes.stats._jit import jit
-from scbayes.stats._randomised import keys, negative_binomial_tails, place, uniform
+from scbayes.stats._randomised import TINY, keys, negative_binomial_tails, normal_quantile, place, uniform
 
 #: Bins of the uniform residuals of each gene: the resolution of the Kolmogorov-Smirnov distance.
 N_BINS = 512
@@ -57,8 +57,7 @@ class Sums(NamedTuple):
     Attributes
     ----------
     gene
-        Float64 ``(n_genes, 8)``: sums of residuals and of their squares; zeros, expected zeros and the variance of
-        their number; squared distances of counts from their means, the expectation of that; counts.
+        Float64 ``(n_genes, 4)``: sums of residuals and of their squares; expected number of zeros, and its variance.
     histogram
         Uniform residuals, int32 ``(n_genes, N_BINS)``.
     cell
@@ -73,13 +72,33 @@ class Sums(NamedTuple):
     shared: np.ndarray
 
 
+class Moments(NamedTuple):
+    """Of each gene, float64 ``(n_genes,)`` each.
+
+    Attributes
+    ----------
+    detected, amount
+        Cells that have counts, and how many counts.
+    expected
+        Counts expected.
+    distance, variance
+        Sum of squared distances of counts from their means, and its expectation, the sum of their variances.
+    """
+
+    detected: np.ndarray
+    amount: np.ndarray
+    expected: np.ndarray
+    distance: np.ndarray
+    variance: np.ndarray
+
+
 class Factors(NamedTuple):
     """Structure in the residuals of two sets of genes: each gene is compared with the set that it is not in.
 
     Attributes
     ----------
     score
-        Float64 ``(2, n_cells, n_factors)``: mean 0, variance 1, orthogonal.
+        Float64 ``(2, n_factors, n_cells)``: mean 0, variance 1, orthogonal.
     which
         Set that a gene is compared with, int64 ``(n_genes,)``.
     """
@@ -102,10 +121,10 @@ def tables(parameters: Parameters, batch: np.ndarray, responsibilities: np.ndarr
     """
     cells, genes = names
     n_genes, n_components = len(genes), parameters.n_components
-    by_gene = [np.zeros((0, 1)) if part is None else part for part in (parameters.gate,)]
+    n_groups = parameters.size.shape[0] * n_components
     size, odds, gate = (
-        np.ascontiguousarray(part.reshape(-1, part.shape[-1])[:, :n_genes].T, float) if part.ndim == 3 else part
-        for part in (parameters.size, np.exp(parameters.log_odds), *by_gene)
+        np.zeros((0, n_groups)) if part is None else np.ascontiguousarray(part.reshape(n_groups, -1)[:, :n_genes].T)
+        for part in (parameters.size, np.exp(parameters.log_odds), parameters.gate)
     )
     kept = responsibilities > NEGLIGIBLE
     cell, component = np.nonzero(kept)
@@ -128,16 +147,16 @@ def residual_sums(table: Tables, counts: Counts, factors: Factors) -> Sums:
     """One pass over all cells and genes."""
     n_cells, n_genes = len(table.nu), len(table.gene_key)
     sums = Sums(
-        np.zeros((n_genes, 8)),
+        np.zeros((n_genes, 4)),
         np.zeros((n_genes, N_BINS), np.int32),
         np.zeros((n_cells, 2)),
-        np.zeros((n_genes, factors.score.shape[-1])),
+        np.zeros((n_genes, factors.score.shape[1])),
     )
     for first, block in counts.blocks():
         cells = slice(first, first + block.shape[0])
         columns = block.tocsc()
         parts = columns.indptr, columns.indices, columns.data
-        score = np.ascontiguousarray(factors.score[:, cells])
+        score = np.ascontiguousarray(factors.score[:, :, cells])
         _add(*parts, first, table, score, factors.which, sums)
     return sums
 
@@ -151,21 +170,21 @@ def residual_columns(table: Tables, counts: Counts, genes: np.ndarray):
         yield first, out
 
 
-def shared_factors(table: Tables, counts: Counts) -> Factors:
+def shared_factors(table: Tables, counts: Counts, moments: Moments) -> Factors:
     """Principal components of the residuals of the most variable genes, in two sets of genes.
 
     Where the model holds, residuals of different genes are independent, and a gene's residuals know nothing of the
-    factors of genes other than itself. A group of cells that the model does not have shifts many genes at once.
+    factors of other genes. A group of cells that the model does not have shifts many genes at once.
     """
-    detected, excess = _variability(table, counts)
-    least = max(MIN_DETECTED, MIN_SHARE * counts.n_cells)
-    order = np.argsort(-np.where(detected >= least, excess, -np.inf), kind="stable")
-    order = order[: min(2 * N_FACTOR_GENES, int(np.sum(detected >= least)))]
+    n_cells, detected = counts.n_cells, moments.detected
+    eligible = detected >= max(MIN_DETECTED, MIN_SHARE * n_cells)
+    excess = np.where(eligible, moments.distance / np.maximum(moments.expected, TINY), -np.inf)
+    order = np.argsort(-excess, kind="stable")[: min(2 * N_FACTOR_GENES, int(eligible.sum()))]
     halves = order[::2], order[1::2]
-    n_factors = int(min(N_FACTORS, len(halves[1]) // 2, counts.n_cells // 4))
+    n_factors = int(min(N_FACTORS, len(halves[1]) // 2, n_cells // 4))
     which = np.zeros(len(detected), np.int64)
     which[halves[0]] = 1
-    score = np.zeros((2, counts.n_cells, n_factors))
+    score = np.zeros((2, n_factors, n_cells))
     for part, genes in zip(score, halves, strict=True):
         if n_factors:
             part[:] = _principal(table, counts, genes, n_factors)
@@ -181,27 +200,30 @@ def _principal(table: Tables, counts: Counts, genes: np.ndarray, n_factors: int)
     mean = total / counts.n_cells
     value, vector = np.linalg.eigh(gram / counts.n_cells - np.outer(mean, mean))
     weight = vector[:, ::-1][:, :n_factors] / np.sqrt(value[::-1][:n_factors])
-    return np.concatenate([(block - mean) @ weight for _, block in residual_columns(table, counts, genes)])
+    return np.concatenate([weight.T @ (block - mean).T for _, block in residual_columns(table, counts, genes)], 1)
 
 
-def _variability(table: Tables, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """Of each gene: cells that detect it, and squared distances from the cells' means over the sum of these."""
+def gene_moments(table: Tables, counts: Counts) -> Moments:
+    """Counts and squared distances from their means, observed and expected: one pass over the non-zeros."""
     n_cells, (n_genes, n_groups) = len(table.nu), table.size.shape
-    weight = np.zeros((n_cells, n_groups))
     cell = np.repeat(np.arange(n_cells), np.diff(table.start))
+    weight = np.zeros((n_cells, n_groups))  # a mean is a product of this and `mean`, one factor for cells, one for genes
     weight[cell, table.group] = table.share * table.nu[cell]
+    square = np.bincount(table.group, table.share * table.nu[cell] ** 2, n_groups)
     mean = table.size * table.odds
-    if len(table.gate):
-        mean = mean * (1 - table.gate)
-    detected, square = np.zeros(n_genes), np.einsum("gi,ij,gj->g", mean, weight.T @ weight, mean)
+    opened = 1 - table.gate if len(table.gate) else np.ones_like(mean)
+    second = (opened * mean) @ weight.sum(0) + (opened * mean * (table.odds + mean)) @ square
+    mean = mean * opened
+    squared_means = np.einsum("gi,ij,gj->g", mean, weight.T @ weight, mean)
+    detected, amount, distance = np.zeros(n_genes), np.zeros(n_genes), squared_means.copy()
     for first, block in counts.blocks():
-        _distances(block.indptr, block.indices, block.data, weight[first:], mean, detected, square)
-    return detected, square / np.maximum(mean @ weight.sum(0), 1e-300)
+        _distances(block.indptr, block.indices, block.data, weight[first:], mean, detected, amount, distance)
+    return Moments(detected, amount, mean @ weight.sum(0), distance, np.maximum(second - squared_means, 0))
 
 
 @jit
-def _distances(indptr, indices, data, weight, mean, detected, square):
-    """Add the cells of each gene to ``detected``, and to ``square`` (that has the squared means) what counts change."""
+def _distances(indptr, indices, data, weight, mean, detected, amount, distance):  # noqa: PLR0917
+    """Add cells and counts of each gene, and what counts change in ``distance``, which has the squared means."""
     n_genes = len(mean)
     for c in range(len(indptr) - 1):
         for i in range(indptr[c], indptr[c + 1]):
@@ -212,92 +234,85 @@ def _distances(indptr, indices, data, weight, mean, detected, square):
             for k in range(mean.shape[1]):
                 expected += weight[c, k] * mean[g, k]
             detected[g] += 1.0
-            square[g] += u * (u - 2.0 * expected)
+            amount[g] += u
+            distance[g] += u * (u - 2.0 * expected)
 
 
 @jit
-def _zero(table, c, g):
-    """Of a cell and a gene: probability of a zero, mean and variance."""
-    zero, mean, second = 0.0, 0.0, 0.0
-    for i in range(table.start[c], table.start[c + 1]):
-        k, w = table.group[i], table.share[i]
-        r, o = table.size[g, k], table.nu[c] * table.odds[g, k]
-        fail = math.exp(-r * math.log1p(o))
-        m = r * o
-        if len(table.gate):
-            gate = table.gate[g, k]
-            zero += w * gate
-            w *= 1.0 - gate
-        zero += w * fail
-        mean += w * m
-        second += w * m * (1.0 + o + m)
-    return zero, mean, max(second - mean * mean, 0.0)
+def _zeros(table, first, g, zero, flat):
+    """Probability of a zero in gene ``g`` of each cell of a block, and the uniform residual that a zero has."""
+    plain = len(table.gate) == 0
+    for row in range(len(zero)):
+        c = first + row
+        found = 0.0
+        for i in range(table.start[c], table.start[c + 1]):
+            k = table.group[i]
+            fail = math.exp(-table.size[g, k] * math.log1p(table.nu[c] * table.odds[g, k]))
+            if not plain:
+                fail += table.gate[g, k] * (1.0 - fail)
+            found += table.share[i] * fail
+        zero[row] = found
+        flat[row] = max(found * uniform(table.cell_key[c], table.gene_key[g]), TINY)
 
 
 @jit
-def _residual(table, c, g, u, zero):
-    """Residual of a count on the normal and on the uniform scale; ``zero`` is the probability of a zero."""
-    v = uniform(table.cell_key[c], table.gene_key[g])
-    if u == 0:
-        return place(0.0, zero, max(1.0 - zero, 0.0), v)
+def _positive(table, c, g, u):
+    """Residual of a count above zero on the normal and on the uniform scale."""
     below, at, above = 0.0, 0.0, 0.0
     for i in range(table.start[c], table.start[c + 1]):
         k, w = table.group[i], table.share[i]
         parts = negative_binomial_tails(u, table.size[g, k], table.nu[c] * table.odds[g, k])
         if len(table.gate):
-            gate = table.gate[g, k]
-            below += w * gate
-            w *= 1.0 - gate
+            below += w * table.gate[g, k]
+            w *= 1.0 - table.gate[g, k]
         below += w * parts[0]
         at += w * parts[1]
         above += w * parts[2]
-    return place(below, at, above, v)
+    return place(below, at, above, uniform(table.cell_key[c], table.gene_key[g]))
+
+
+@jit
+def _residuals(indices, data, first, table, g, zero, flat, z):  # noqa: PLR0917
+    """Residuals of gene ``g`` in a block of cells. Most are those of zeros: loops that do one thing are faster."""
+    _zeros(table, first, g, zero, flat)
+    for row in range(len(z)):
+        z[row] = normal_quantile(flat[row])
+    for i in range(len(indices)):
+        row = indices[i]
+        z[row], flat[row] = _positive(table, first + row, g, int(data[i]))
 
 
 @jit
 def _add(indptr, indices, data, first, table, score, which, sums):  # noqa: PLR0917
     """Add a block of cells, given by columns of genes, to all sums; ``first`` is the cell of its first row."""
-    n_bins, n_factors = sums.histogram.shape[1], score.shape[2]
-    shared = np.zeros(n_factors)
+    n_bins, n = sums.histogram.shape[1], score.shape[2]
+    zero, flat, z = np.empty(n), np.empty(n), np.empty(n)
     for g in range(len(table.gene_key)):
-        i = indptr[g]
-        total, square, zeros, expected, spread, distance, variance, amount = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        shared[:] = 0.0
-        side = score[which[g]]
-        for row in range(score.shape[1]):
-            u = 0
-            if i < indptr[g + 1] and indices[i] == row:
-                u = int(data[i])
-                i += 1
-            c = first + row
-            zero, mean, var = _zero(table, c, g)
-            z, flat = _residual(table, c, g, u, zero)
-            total += z
-            square += z * z
-            zeros += u == 0
-            expected += zero
-            spread += zero * (1.0 - zero)
-            distance += (u - mean) ** 2
-            variance += var
-            amount += u
-            sums.histogram[g, min(int(flat * n_bins), n_bins - 1)] += 1
-            sums.cell[c, 0] += z
-            sums.cell[c, 1] += z * z
-            for j in range(n_factors):
-                shared[j] += z * side[row, j]
-        sums.gene[g] += np.array([total, square, zeros, expected, spread, distance, variance, amount])
-        sums.shared[g] += shared
+        column = slice(indptr[g], indptr[g + 1])
+        _residuals(indices[column], data[column], first, table, g, zero, flat, z)
+        for row in range(n):
+            sums.histogram[g, min(int(flat[row] * n_bins), n_bins - 1)] += 1
+        total, square, expected, spread = 0.0, 0.0, 0.0, 0.0
+        for row in range(n):
+            total += z[row]
+            square += z[row] * z[row]
+            expected += zero[row]
+            spread += zero[row] * (1.0 - zero[row])
+            sums.cell[first + row, 0] += z[row]
+            sums.cell[first + row, 1] += z[row] * z[row]
+        sums.gene[g, 0] += total
+        sums.gene[g, 1] += square
+        sums.gene[g, 2] += expected
+        sums.gene[g, 3] += spread
+        for j in range(score.shape[1]):
+            sums.shared[g, j] += np.dot(score[which[g], j], z)
 
 
 @jit
 def _fill(indptr, indices, data, first, table, genes, out):  # noqa: PLR0917
     """Residuals of a block of cells, given by columns of ``genes``."""
+    zero, flat, z = np.empty(len(out)), np.empty(len(out)), np.empty(len(out))
     for j in range(len(genes)):
-        i = indptr[j]
-        for row in range(len(out)):
-            u = 0
-            if i < indptr[j + 1] and indices[i] == row:
-                u = int(data[i])
-                i += 1
-            zero, _, _ = _zero(table, first + row, genes[j])
-            out[row, j], _ = _residual(table, first + row, genes[j], u, zero)
+        column = slice(indptr[j], indptr[j + 1])
+        _residuals(indices[column], data[column], first, table, genes[j], zero, flat, z)
+        out[:, j] = z

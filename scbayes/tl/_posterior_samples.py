@@ -93,7 +93,8 @@ def posterior_samples(
     size = sum(value.nbytes for value in found.values())
     adata = adata.copy() if copy else adata
     actual(adata)
-    facts = {"n_samples": int(n_samples), "axes": {site: axis_of(fit, site) for site in found}, "rng": int(rng) if np.isscalar(rng) else None}
+    facts = {"n_samples": int(n_samples), "rng": int(rng) if np.isscalar(rng) else None}
+    facts["axes"] = {site: axis_of(fit, site) for site in found}
     slots = write_result(adata, "posterior_samples", key_added, _slots(fit, found, names), fit=fit, facts=facts)
     logg.info(f"    {size / 1e6:.1f} MB of draws", time=clock, deep="added\n    " + "\n    ".join(slots))
     return adata if copy else None
