@@ -1,6 +1,9 @@
 """One door to the counts of a data set, whatever holds them."""
 
+import itertools
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 
 import numpy as np
@@ -12,6 +15,9 @@ from scbayes.counts._project import gather, scatter
 from scbayes.counts._score import score_cells, score_genes
 from scbayes.counts._summary import Summary, merge, summarise_block
 from scbayes.counts._weigh import spread, tally
+
+#: Threads that score cells.
+N_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class Counts:
@@ -62,6 +68,12 @@ class Counts:
         rows = [block for _, block in self.blocks()]
         x = rows[0] if len(rows) == 1 else sparse.vstack(rows, format="csr")
         return Counts(x[index], self.batch[index], self.n_batches, where=self.where)
+
+    def genes(self, index) -> "Counts":
+        """Counts of some of the genes, in memory."""
+        blocks = [block[:, index] for _, block in self.blocks()]
+        x = blocks[0] if len(blocks) == 1 else sparse.vstack(blocks, format="csr")
+        return Counts(x, self.batch, self.n_batches, where=self.where)
 
     def summarise(self) -> Summary:
         """Sufficient statistics, from one checked pass over the non-zeros."""
@@ -125,6 +137,7 @@ class Counts:
         ----------
         size, odds, gate
             Float64 ``(n_batches, n_genes, n_components)``: size, odds at nu = 1, probability of an excess zero or None.
+            Odds of one gene only are those of all.
         nu
             Shape ``(n_cells,)``.
         weight
@@ -137,10 +150,20 @@ class Counts:
         size, odds, gate = self._tables(size, odds, gate)
         weight = np.zeros(0) if weight is None else np.ascontiguousarray(weight, float)
         out = np.zeros((self.n_cells, size.shape[1], 3))
-        for first, block in self.blocks():
-            cells = slice(first, first + block.shape[0])
-            parts = block.indptr, block.indices, block.data, self._offset(cells)
-            score_cells(*parts, size, odds, gate, weight, nu[cells], out[cells])
+        nu = np.ascontiguousarray(nu, float)
+
+        def score(cells: slice, block, rows: slice) -> None:
+            parts = block.indptr[rows.start : rows.stop + 1], block.indices, block.data
+            rest = self._offset(cells), self.batch[cells], size, odds, gate, weight, nu[cells], out[cells]
+            score_cells(*parts, *rest)
+
+        with ThreadPoolExecutor(N_THREADS) as pool:  # cells do not touch each other's rows
+            for first, block in self.blocks():
+                ends = np.linspace(0, block.shape[0], N_THREADS + 1).astype(int)
+                rows = [slice(a, b) for a, b in itertools.pairwise(ends)]
+                done = [pool.submit(score, slice(first + r.start, first + r.stop), block, r) for r in rows]
+                for job in done:
+                    job.result()
         return out
 
     def score_genes(self, size, odds, gate, nu, weight) -> np.ndarray:
@@ -148,7 +171,7 @@ class Counts:
 
         Returns float64 ``(n_batches, n_genes, n_components)``; the other arguments are those of :meth:`score_cells`.
         """
-        size, odds, gate = self._tables(size, odds, gate)
+        size, odds, gate = self._tables(size, np.broadcast_to(odds, np.shape(size)), gate)
         out = np.zeros_like(size)
         for first, block in self.blocks():
             cells = slice(first, first + block.shape[0])
@@ -157,11 +180,10 @@ class Counts:
         return out.reshape(self.n_batches, self.n_genes, -1)
 
     def _tables(self, size, odds, gate) -> list[np.ndarray]:
-        """Tables with one row per batch and gene; no rows for a gate of None."""
-        shape = (self.n_batches * self.n_genes, np.shape(size)[-1])
-        none = np.zeros((0, shape[1]))
-        tables = [none if part is None else np.broadcast_to(part, np.shape(size)) for part in (size, odds, gate)]
-        return [np.ascontiguousarray(part, float).reshape(-1, shape[1]) for part in tables]
+        """Tables with one row per batch and gene (or batch, where genes share them); no rows for a gate of None."""
+        n = np.shape(size)[-1]
+        gate = np.zeros((0, n)) if gate is None else np.broadcast_to(gate, np.shape(size))
+        return [np.ascontiguousarray(part, float).reshape(-1, n) for part in (size, odds, gate)]
 
     def _offset(self, cells: slice) -> np.ndarray:
         return self.batch[cells].astype(np.int64) * self.n_genes

@@ -19,58 +19,71 @@ from scbayes.stats._jit import jit
 
 #: Counts beyond this go through ln Gamma instead of a product.
 LARGE = 64
+#: 1 / (1 + j)
+INVERSE = 1.0 / np.arange(1.0, LARGE + 1)
 
 
 @jit
-def score_cells(indptr, indices, data, offset, size, odds, gate, weight, nu, out):  # noqa: PLR0917
+def score_cells(indptr, indices, data, offset, batch, size, odds, gate, weight, nu, out):  # noqa: PLR0917
     """Add what the non-zeros of each cell score to ``out`` (n_cells, n_components, 3).
 
     The three are the log likelihood ratio above and its first two derivatives in ln nu. ``size``, ``odds`` (exp b) and
-    ``gate`` (probability; no rows without zero inflation) have shape (n_rows, n_components); ``weight`` (n_genes)
-    multiplies each gene's part (no entries: all 1).
+    ``gate`` (probability; no rows without zero inflation) have shape (n_rows, n_components), ``odds`` (n_batches,
+    n_components) where all genes share them; ``weight`` (n_genes) multiplies each gene's part (no entries: all 1).
     """
     n = size.shape[1]
-    product = np.ones(n)
+    shared = len(odds) != len(size)
+    product, q = np.ones(n), np.ones(n)
     for c in range(len(indptr) - 1):
         product[:] = 1.0
+        total = 0.0
+        if shared:
+            for k in range(n):
+                o = nu[c] * odds[batch[c], k]
+                q[k] = o / (1.0 + o)
         for i in range(indptr[c], indptr[c + 1]):
             gene = indices[i]
             row = offset[c] + gene
             u = int(data[i])
             w = weight[gene] if len(weight) else 1.0
-            for k in range(n):
-                o = nu[c] * odds[row, k]
-                q = o / (1.0 + o)
-                out[c, k, 1] += w * u * (1.0 - q)
-                out[c, k, 2] -= w * u * q * (1.0 - q)
+            total += w * u
+            if not shared:
+                for k in range(n):
+                    o = nu[c] * odds[row, k]
+                    q[k] = o / (1.0 + o)
+                    out[c, k, 1] += w * u * (1.0 - q[k])
+                    out[c, k, 2] -= w * u * q[k] * (1.0 - q[k])
             if len(weight) or u > LARGE:
                 for k in range(n):
-                    o = nu[c] * odds[row, k]
-                    out[c, k, 0] += w * _log_ratio(u, size[row, k], o / (1.0 + o))
+                    out[c, k, 0] += w * _log_ratio(u, size[row, k], q[k])
             else:
-                j = 0
-                while j < u:
-                    stop = min(j + 8, u)  # few factors at a time stay in range
-                    small, large = 1.0, 1.0
-                    for k in range(n):
-                        o = nu[c] * odds[row, k]
-                        q = o / (1.0 + o)
-                        part = product[k]
-                        for step in range(j, stop):
-                            part *= (size[row, k] + step) * q / (1.0 + step)
-                        product[k] = part
-                        small, large = min(small, part), max(large, part)
-                    if small < 1e-150 or large > 1e150:
-                        for k in range(n):
-                            out[c, k, 0] += math.log(product[k])
-                            product[k] = 1.0
-                    j = stop
+                _multiply(u, size[row], q, product, out[c])
             if len(gate):
                 for k in range(n):
-                    o = nu[c] * odds[row, k]
+                    o = q[k] / (1.0 - q[k])
                     _add_gate(out[c, k], w, size[row, k], o, gate[row, k])
         for k in range(n):
             out[c, k, 0] += math.log(product[k])
+            if shared:
+                out[c, k, 1] += total * (1.0 - q[k])
+                out[c, k, 2] -= total * q[k] * (1.0 - q[k])
+
+
+@jit
+def _multiply(u, size, q, product, out):
+    """Multiply ``product`` by the factors of a count; where it leaves the middle of the range, its log goes to out."""
+    for first in range(0, u, 8):  # few factors at a time stay in range
+        small, large = 1.0, 1.0
+        for k in range(len(size)):
+            part = product[k]
+            for j in range(first, min(first + 8, u)):
+                part *= (size[k] + j) * q[k] * INVERSE[j]
+            product[k] = part
+            small, large = min(small, part), max(large, part)
+        if small < 1e-150 or large > 1e150:
+            for k in range(len(size)):
+                out[k, 0] += math.log(product[k])
+                product[k] = 1.0
 
 
 @jit

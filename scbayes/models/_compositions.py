@@ -19,8 +19,9 @@ from scipy.special import digamma, logsumexp
 STEP = 0.25
 #: Where the integral begins: the integrand is of the order of t^2 there.
 FIRST = -20.0
-#: The integral ends where both transforms are below exp(-NOTHING).
+#: The integral ends where both transforms are below exp(-NOTHING), or at LAST: t must not overflow.
 NOTHING = 37.0
+LAST = 600.0
 
 
 def draw_log_compositions(size: np.ndarray, mean: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,6 +63,6 @@ def _expected_log_total(size: np.ndarray, scale: np.ndarray) -> float:
         t = np.exp(x + STEP * np.arange(16))
         log_transform = -np.log1p(t[:, None] * scale) @ size
         result += STEP * np.sum(np.exp(-t) - np.exp(log_transform))
-        if log_transform[-1] < -NOTHING and t[-1] > NOTHING:
-            return float(result)
         x += STEP * 16
+        if (log_transform[-1] < -NOTHING and t[-1] > NOTHING) or x > LAST:
+            return float(result)

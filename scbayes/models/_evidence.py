@@ -81,6 +81,16 @@ def evidence_of(summary: Summary) -> Evidence:
     )
 
 
+def without_empty(evidence: Evidence) -> Evidence:
+    """The same evidence without the rows behind which there is no cell: a mixture has many."""
+    rise, tail = np.flatnonzero(evidence.rise_cells), np.flatnonzero(evidence.tail_cells)
+    names = ("rise_row", "rise_j", "rise_cells")
+    kept = {name: getattr(evidence, name)[rise] for name in names}
+    return evidence._replace(
+        **kept, **{n: getattr(evidence, n)[tail] for n in ("tail_row", "tail_count", "tail_cells")}
+    )
+
+
 def _survivors(summary: Summary) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row, j, number of cells with count > j) for all j < RISE where there is such a cell, ordered by row."""
     above, first = np.unique(summary.row, return_index=True)

@@ -1,7 +1,9 @@
 r"""Capture probabilities of cells given all else: Newton's method on :math:`\ln\nu_c`, components averaged over."""
 
+from functools import partial
+
 import numpy as np
-from jax import grad, vmap
+from jax import grad, jit, vmap
 from jax import numpy as jnp
 
 from scbayes.counts import Counts
@@ -47,13 +49,18 @@ def solve_log_nu(
 
 def prior_slopes(prior, x: np.ndarray, *, unconstrained: bool) -> tuple[np.ndarray, np.ndarray]:
     """First and second derivative of the log prior density of ln nu."""
+    with double():
+        slope, bend = _slopes(prior, jnp.asarray(x), unconstrained)
+        return np.asarray(slope), np.asarray(bend)
 
+
+@partial(jit, static_argnames="unconstrained")
+def _slopes(prior, x, unconstrained):
     def log_density(z):
         return prior.log_prob(z) if unconstrained else prior.log_prob(jnp.exp(z)) + z
 
-    with double():
-        first = grad(log_density)
-        return np.asarray(vmap(first)(jnp.asarray(x))), np.asarray(vmap(grad(first))(jnp.asarray(x)))
+    first = grad(log_density)
+    return vmap(first)(x), vmap(grad(first))(x)
 
 
 def as_coordinate(model: Model, loc: np.ndarray, scale: np.ndarray, priors: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -134,11 +134,19 @@ def interpolations(grid: Chebyshev, x: np.ndarray) -> list[np.ndarray]:
 
 def sum_of_log_zeros(parameters: Parameters, log_nu: np.ndarray, gene_weights: np.ndarray | None = None) -> np.ndarray:
     """Log probability that a cell has no counts at all, at each of ``log_nu`` (M,): ``(B, K, M)``."""
+    if parameters.gate is None and gene_weights is None and shares_odds(parameters):
+        return -parameters.size.sum(-1)[..., None] * np.logaddexp(0, parameters.log_odds[..., :1] + log_nu)
     total = np.zeros((*parameters.size.shape[:2], len(log_nu)))
     for genes in _blocks(parameters, len(log_nu)):
         zero = parameters.genes(genes).log_zero(log_nu)
         total += zero.sum(2) if gene_weights is None else np.einsum("bkgm,g->bkm", zero, gene_weights[genes])
     return total
+
+
+def shares_odds(parameters: Parameters) -> bool:
+    """Whether all genes have the same odds."""
+    log_odds = parameters.log_odds
+    return log_odds.shape[-1] > 1 and bool(np.all(log_odds == log_odds[..., :1]))
 
 
 def _blocks(parameters: Parameters, n_nodes: int) -> list[slice]:
@@ -148,6 +156,7 @@ def _blocks(parameters: Parameters, n_nodes: int) -> list[slice]:
 
 
 def _tables(parameters: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Size, odds and gate with components last, as the kernels read them."""
+    """Size, odds (of one gene where all share them) and gate with components last, as the kernels read them."""
     gate = None if parameters.gate is None else np.moveaxis(parameters.gate, 1, -1)
-    return np.moveaxis(parameters.size, 1, -1), np.moveaxis(np.exp(parameters.log_odds), 1, -1), gate
+    odds = np.exp(parameters.log_odds[..., :1] if shares_odds(parameters) else parameters.log_odds)
+    return np.moveaxis(parameters.size, 1, -1), np.moveaxis(odds, 1, -1), gate

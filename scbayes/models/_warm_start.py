@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from scbayes.counts import Counts, Summary
 from scbayes.models._cells import Cells, anchor, cell_scores, node_grid, project, solve_cells
 from scbayes.models._components import Labels, marginal_scores, parameters_at, responsibilities
-from scbayes.models._evidence import Evidence, evidence_of
+from scbayes.models._evidence import Evidence, evidence_of, without_empty
 from scbayes.models._genes import Coupling, Genes
 from scbayes.models._model import Model
 from scbayes.models._new_cells import as_coordinate
@@ -97,9 +97,8 @@ def warm_start(
         settled, rounds = _settle(model, counts, now, learned, labels)
         if not ordered:
             _sort(model, counts, now)
-    for turn in range(ROUNDS):
-        steps = 12 if turn == 0 and not rounds else 4
-        _round(model, counts, now, learned, steps, last=turn == ROUNDS - 1)
+    for turn in range(min(rounds, 1), ROUNDS):  # what cells settled in is a first round
+        _round(model, counts, now, learned, 4 if turn else 12, last=turn == ROUNDS - 1)
     coupling = None
     if len(now.level):
         if model.config.capture:
@@ -157,7 +156,7 @@ def _settle(model: Model, counts: Counts, now: State, learned, labels: Labels | 
     """Rounds with cells moving between components, until they stay: whether they did, and how many rounds."""
     prior = now.priors["weights"].concentration
     for turn in range(SETTLING):
-        _round(model, counts, now, learned, 2 if turn else 6, last=False, n_search=3 if turn else 30)
+        _round(model, counts, now, learned, 2 if turn else 6, last=False, n_search=2 if turn else 8)
         parameters = parameters_at(
             model,
             now.genes.loc,
@@ -209,7 +208,7 @@ def evidence_at(
     """
     if model.config.mixture:
         summary = counts.weigh(summary, np.asarray(posterior.responsibilities))
-    evidence = evidence_of(summary)
+    evidence = without_empty(evidence_of(summary))
     if not model.config.capture or not (model.config.gate or not model.config.shared_odds):
         return evidence  # exact as it is
     cells = Cells(*_log_nu(model, posterior, priors))

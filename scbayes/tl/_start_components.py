@@ -11,10 +11,10 @@ from scbayes.counts import Counts
 from scbayes.models._components import Labels
 from scbayes.models._quick_mixture import quick_mixture
 
-#: Highly variable genes and principal components in which cells are clustered, as scanpy has them by default.
+#: Genes and principal components in which cells are clustered, as many as scanpy takes by default.
 N_GENES, N_PCS = 2000, 50
 #: Cells on which several starts are compared, and rounds that each is given.
-N_CELLS, N_ROUNDS = 4000, 8
+N_CELLS, N_ROUNDS = 2000, 5
 #: Resolutions tried until Leiden gives the number of clusters asked for.
 N_RESOLUTIONS = 25
 
@@ -59,11 +59,12 @@ def start_components(adata, counts: Counts, n_components: int | None, how: Compo
     if how.labels_key is not None:
         return _from_labels(adata, counts, n_components, how, seed)
     if how.init in ("kmeans", "leiden"):
-        pcs = _principal_components(counts, seed)
+        pcs, variable = _principal_components(counts, seed, scanpy_genes=how.init == "leiden")
         if how.init == "leiden":
             code = _leiden(pcs, n_components, seed)
             return Components(_one_hot(code, code.max() + 1), [], None)
-        return Components(_best_of(counts, _kmeans(pcs, n_components, how.n_init, seed), n_components), [], None)
+        starts = _kmeans(pcs, n_components, how.n_init, seed)
+        return Components(_best_of(counts.genes(variable), starts, n_components), [], None)
     code, names = _column(adata, how.init, "init")
     if n_components is not None and len(names) != n_components:
         msg = f"init={how.init!r} has {len(names)} groups, but n_components={n_components}"
@@ -79,7 +80,7 @@ def _from_labels(adata, counts: Counts, n_components: int | None, how: Component
         raise ValueError(msg)
     start, unknown = code.copy(), code < 0
     if unknown.any():  # to the nearest label; clusters of their own where there are more components than labels
-        pcs = _principal_components(counts, seed)
+        pcs, _ = _principal_components(counts, seed)
         if n > len(names):
             start[unknown] = len(names) + _kmeans(pcs[unknown], n - len(names), 1, seed)[0]
         else:
@@ -113,24 +114,39 @@ def _one_hot(code: np.ndarray, n: int) -> np.ndarray:
     return (code[:, None] == np.arange(n)).astype(float)
 
 
-def _principal_components(counts: Counts, seed: int) -> np.ndarray:
-    """scanpy's standard pipeline: totals to 10,000, log1p, highly variable genes, principal components."""
+def _principal_components(counts: Counts, seed: int, *, scanpy_genes: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components ``(n_cells, n)`` of log-normalised counts, and the genes they were made of.
+
+    These are the genes with the highest deviance from constant shares (Townes, Hicks, Aryee, Irizarry 2019), or
+    scanpy's highly variable ones.
+    """
     import anndata as ad
     import scanpy as sc
 
-    x = sparse.vstack([block for _, block in counts.blocks()], format="csr").astype(np.float32)
-    small = ad.AnnData(sparse.csr_matrix(x))
+    blocks = [block for _, block in counts.blocks()]
+    x = sparse.csr_matrix(blocks[0] if len(blocks) == 1 else sparse.vstack(blocks, format="csr"))
+    total = np.maximum(np.asarray(x.sum(1)).ravel().astype(float), 0.5)
+    genes = np.arange(x.shape[1])
+    if x.shape[1] > N_GENES and not scanpy_genes:
+        genes = np.sort(np.argsort(-_deviance(x, total), kind="stable")[:N_GENES])
+        x = x[:, genes]
+    value = np.log1p(x.data * np.repeat(1e4 / total, np.diff(x.indptr))).astype(np.float32)
+    small = ad.AnnData(sparse.csr_matrix((value, x.indices, x.indptr), shape=x.shape))
     with warnings.catch_warnings(), sc.settings.verbosity.override(0):
         warnings.simplefilter("ignore")  # of empty cells and genes, which are not this step's business
-        sc.pp.normalize_total(small, target_sum=1e4)
-        sc.pp.log1p(small)
-        mask = None
         if small.n_vars > N_GENES:
             sc.pp.highly_variable_genes(small, n_top_genes=N_GENES)
-            mask = "highly_variable"
-        n = min(N_PCS, min(small.n_obs, N_GENES, small.n_vars) - 1)
-        sc.pp.pca(small, n_comps=n, mask_var=mask, random_state=seed)
-    return np.asarray(small.obsm["X_pca"], float)
+            genes = np.flatnonzero(small.var["highly_variable"])
+            small = small[:, genes].copy()
+        sc.pp.pca(small, n_comps=min(N_PCS, min(small.shape) - 1), random_state=seed)
+    return np.asarray(small.obsm["X_pca"], float), genes
+
+
+def _deviance(x, total: np.ndarray) -> np.ndarray:
+    r"""Poisson deviance of each gene from a constant share of each cell's total, :math:`\sum_c u \ln(u / U_c \rho)`."""
+    of_gene = np.bincount(x.indices, x.data, x.shape[1])
+    expected = np.repeat(total / total.sum(), np.diff(x.indptr)) * of_gene[x.indices]
+    return np.bincount(x.indices, x.data * np.log(x.data / expected), x.shape[1])
 
 
 def _kmeans(pcs: np.ndarray, n: int, n_init: int, seed: int) -> list[np.ndarray]:
@@ -147,7 +163,7 @@ def _best_of(counts: Counts, starts: list[np.ndarray], n: int) -> np.ndarray:
         few = counts.cells(some)
         levels = [quick_mixture(few, start[some], N_ROUNDS)[1] for start in found]
         found = [found[int(np.argmax(levels))]]
-    return quick_mixture(counts, found[0], N_ROUNDS)[0]
+    return quick_mixture(counts, found[0], 3)[0]
 
 
 def _leiden(pcs: np.ndarray, n: int | None, seed: int) -> np.ndarray:
