@@ -1,10 +1,31 @@
 """Read results back from AnnData."""
 
+from scbayes.get._assignments import assignments
+from scbayes.get._choose_components import choose_components
+from scbayes.get._component import component
+from scbayes.get._composition import composition
 from scbayes.get._distributions import distributions
+from scbayes.get._entropy import entropy
+from scbayes.get._expression import expression
 from scbayes.get._fit import fit
 from scbayes.get._map import map
 from scbayes.get._params import params
 from scbayes.get._predictive import predictive
+from scbayes.get._residuals import residuals
 from scbayes.get._samples import samples
 
-__all__ = ["distributions", "fit", "map", "params", "predictive", "samples"]
+__all__ = [
+    "assignments",
+    "choose_components",
+    "component",
+    "composition",
+    "distributions",
+    "entropy",
+    "expression",
+    "fit",
+    "map",
+    "params",
+    "predictive",
+    "residuals",
+    "samples",
+]

@@ -1,5 +1,11 @@
 """Pictures of what is in AnnData already: each takes `ax` and returns it."""
 
+from scbayes.pl._assignments import assignments
+from scbayes.pl._choose_components import choose_components
+from scbayes.pl._composition import composition
+from scbayes.pl._entropy import entropy
 from scbayes.pl._loss import loss
+from scbayes.pl._ppc import ppc
+from scbayes.pl._residuals import residuals
 
-__all__ = ["loss"]
+__all__ = ["assignments", "choose_components", "composition", "entropy", "loss", "ppc", "residuals"]

@@ -28,7 +28,7 @@ def write_result(
     key_added: str,
     values: dict[tuple[str, str], object],
     *,
-    fit: Fit,
+    fit: Fit | None,
     facts: dict,
 ) -> list[str]:
     """Write a result, in place of an earlier one of the same name.
@@ -41,7 +41,7 @@ def write_result(
         ``(field, what)`` -> value, e.g. ``("obs", "entropy")`` or ``("varm", "composition")``; field is one of obs,
         var, obsm, varm, layers and uns.
     fit
-        What it was computed from.
+        What it was computed from; None where that is in no slot.
     facts
         Settings and what else is worth keeping: plain values that turn into JSON.
 
@@ -57,7 +57,8 @@ def write_result(
         raise ValueError(msg)
     slots = {what: f"{field}[{slot_of(key_added, what)!r}]" for field, what in values if field != "uns"}
     own = {what: value for (field, what), value in values.items() if field == "uns"}
-    record = {"verb": verb, "key": fit.key, "fit": fit.id, "slots": slots, "uns": sorted(own), "facts": facts}
+    of = {"key": None, "fit": None} if fit is None else {"key": fit.key, "fit": fit.id}
+    record = {"verb": verb, **of, "slots": slots, "uns": sorted(own), "facts": facts}
     text = json.dumps(record, allow_nan=False)
     if entry in adata.uns:
         _remove(adata, entry)

@@ -1,8 +1,23 @@
 """Tools: what is computed and written into AnnData."""
 
+from scbayes.tl._assign import assign
+from scbayes.tl._choose_components import choose_components
+from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
+from scbayes.tl._normalize_counts import normalize_counts
 from scbayes.tl._posterior_samples import posterior_samples
 from scbayes.tl._predict import predict
 from scbayes.tl._remove import remove
+from scbayes.tl._residuals import residuals
 
-__all__ = ["fit", "posterior_samples", "predict", "remove"]
+__all__ = [
+    "assign",
+    "choose_components",
+    "entropy",
+    "fit",
+    "normalize_counts",
+    "posterior_samples",
+    "predict",
+    "remove",
+    "residuals",
+]
