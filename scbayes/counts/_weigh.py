@@ -4,6 +4,7 @@ The distinct pairs of a gene and a count do not change, only how many cells stan
 matrix P of cells x pairs.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -33,12 +34,12 @@ def spread(summary: Summary, membership: np.ndarray, cells: np.ndarray) -> Summa
     """Summary by batch and component, from the tallies ``cells`` (n_pairs, n_components)."""
     n_components = cells.shape[1]
     batch, gene = np.divmod(summary.row, summary.n_genes)
-    row = (batch[:, None] * n_components + np.arange(n_components)) * summary.n_genes + gene[:, None]
-    order = np.argsort(row.ravel(), kind="stable")  # pairs stay ascending within a row
-    return replace(
-        summary,
-        row=row.ravel()[order],
-        count=np.repeat(summary.count, n_components)[order],
-        cells=cells.ravel()[order],
-        membership=membership,
-    )
+    ends = np.searchsorted(batch, np.arange(summary.n_batches + 1))
+    row, count, weight = [], [], []
+    for b, pairs in enumerate(slice(*pair) for pair in itertools.pairwise(ends)):  # rows ascend as they are put here
+        first = (b * n_components + np.arange(n_components)) * summary.n_genes
+        row.append((first[:, None] + gene[pairs]).ravel())
+        count.append(np.tile(summary.count[pairs], n_components))
+        weight.append(cells[pairs].T.ravel())
+    parts = {"row": row, "count": count, "cells": weight}
+    return replace(summary, **{name: np.concatenate(part) for name, part in parts.items()}, membership=membership)

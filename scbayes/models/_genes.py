@@ -133,7 +133,8 @@ class Genes:
             new = level + np.clip(step, -STRIDE, STRIDE)
             outside = (new <= low) | (new >= high)
             new = np.where(outside & np.isfinite(low + high), (low + high) / 2, new)
-            genes = self._maximise(evidence, self._follow(genes, new - level), new, priors, 4, spread=spread)
+            steps = min(n_steps, 4)
+            genes = self._maximise(evidence, self._follow(genes, new - level), new, priors, steps, spread=spread)
             before, slope = slope, self._slope(evidence, genes, new, priors, spread=spread)
             moved = new - level
             level = new

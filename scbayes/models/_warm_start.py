@@ -156,7 +156,7 @@ def _settle(model: Model, counts: Counts, now: State, learned, labels: Labels | 
     """Rounds with cells moving between components, until they stay: whether they did, and how many rounds."""
     prior = now.priors["weights"].concentration
     for turn in range(SETTLING):
-        _round(model, counts, now, learned, 2 if turn else 6, last=False, n_search=2 if turn else 8)
+        _round(model, counts, now, learned, 1 if turn else 6, last=False, n_search=1 if turn else 8)
         parameters = parameters_at(
             model,
             now.genes.loc,

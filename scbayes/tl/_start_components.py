@@ -13,6 +13,8 @@ from scbayes.models._quick_mixture import quick_mixture
 
 #: Genes and principal components in which cells are clustered, as many as scanpy takes by default.
 N_GENES, N_PCS = 2000, 50
+#: Bins of mean expression in which variances are compared, as many as scanpy has.
+N_BINS = 20
 #: Cells on which several starts are compared, and rounds that each is given.
 N_CELLS, N_ROUNDS = 2000, 5
 #: Resolutions tried until Leiden gives the number of clusters asked for.
@@ -59,7 +61,7 @@ def start_components(adata, counts: Counts, n_components: int | None, how: Compo
     if how.labels_key is not None:
         return _from_labels(adata, counts, n_components, how, seed)
     if how.init in ("kmeans", "leiden"):
-        pcs, variable = _principal_components(counts, seed, scanpy_genes=how.init == "leiden")
+        pcs, variable = _principal_components(counts, seed)
         if how.init == "leiden":
             code = _leiden(pcs, n_components, seed)
             return Components(_one_hot(code, code.max() + 1), [], None)
@@ -114,39 +116,41 @@ def _one_hot(code: np.ndarray, n: int) -> np.ndarray:
     return (code[:, None] == np.arange(n)).astype(float)
 
 
-def _principal_components(counts: Counts, seed: int, *, scanpy_genes: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components ``(n_cells, n)`` of log-normalised counts, and the genes they were made of.
-
-    These are the genes with the highest deviance from constant shares (Townes, Hicks, Aryee, Irizarry 2019), or
-    scanpy's highly variable ones.
-    """
+def _principal_components(counts: Counts, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components ``(n_cells, n)`` of log-normalised counts, and the variable genes they were made of."""
     import anndata as ad
     import scanpy as sc
 
     blocks = [block for _, block in counts.blocks()]
     x = sparse.csr_matrix(blocks[0] if len(blocks) == 1 else sparse.vstack(blocks, format="csr"))
     total = np.maximum(np.asarray(x.sum(1)).ravel().astype(float), 0.5)
-    genes = np.arange(x.shape[1])
-    if x.shape[1] > N_GENES and not scanpy_genes:
-        genes = np.sort(np.argsort(-_deviance(x, total), kind="stable")[:N_GENES])
-        x = x[:, genes]
-    value = np.log1p(x.data * np.repeat(1e4 / total, np.diff(x.indptr))).astype(np.float32)
-    small = ad.AnnData(sparse.csr_matrix((value, x.indices, x.indptr), shape=x.shape))
+    value = (x.data * np.repeat(1e4 / total, np.diff(x.indptr))).astype(np.float32)
+    x = sparse.csr_matrix((value, x.indices, x.indptr), shape=x.shape)
+    genes = _variable(x)
+    x = x[:, genes].log1p()
+    small = ad.AnnData(x)
     with warnings.catch_warnings(), sc.settings.verbosity.override(0):
-        warnings.simplefilter("ignore")  # of empty cells and genes, which are not this step's business
-        if small.n_vars > N_GENES:
-            sc.pp.highly_variable_genes(small, n_top_genes=N_GENES)
-            genes = np.flatnonzero(small.var["highly_variable"])
-            small = small[:, genes].copy()
+        warnings.simplefilter("ignore")  # of empty cells, which are not this step's business
         sc.pp.pca(small, n_comps=min(N_PCS, min(small.shape) - 1), random_state=seed)
     return np.asarray(small.obsm["X_pca"], float), genes
 
 
-def _deviance(x, total: np.ndarray) -> np.ndarray:
-    r"""Poisson deviance of each gene from a constant share of each cell's total, :math:`\sum_c u \ln(u / U_c \rho)`."""
-    of_gene = np.bincount(x.indices, x.data, x.shape[1])
-    expected = np.repeat(total / total.sum(), np.diff(x.indptr)) * of_gene[x.indices]
-    return np.bincount(x.indices, x.data * np.log(x.data / expected), x.shape[1])
+def _variable(x) -> np.ndarray:
+    """Genes whose variance over mean is highest among genes of like mean (Satija et al. 2015), of normalised counts."""
+    n = x.shape[0]
+    mean = np.bincount(x.indices, x.data, x.shape[1]) / n
+    variance = np.bincount(x.indices, x.data.astype(float) ** 2, x.shape[1]) / n - mean**2
+    seen = np.flatnonzero((mean > 0) & (variance > 0))
+    if len(seen) <= N_GENES:
+        return seen
+    ratio = np.log(variance[seen] / mean[seen])
+    like = np.digitize(np.log1p(mean[seen]), np.linspace(0, np.log1p(mean.max()), N_BINS + 1)[1:-1])
+    size = np.bincount(like, minlength=N_BINS)
+    centre = np.bincount(like, ratio, N_BINS) / np.maximum(size, 1)
+    spread = np.sqrt(np.bincount(like, (ratio - centre[like]) ** 2, N_BINS) / np.maximum(size - 1, 1))
+    alone = size[like] < 2  # such a gene is compared with none
+    score = np.where(alone, 1.0, (ratio - centre[like]) / np.where(alone, 1.0, spread[like]))
+    return np.sort(seen[np.argsort(-score, kind="stable")[:N_GENES]])
 
 
 def _kmeans(pcs: np.ndarray, n: int, n_init: int, seed: int) -> list[np.ndarray]:
