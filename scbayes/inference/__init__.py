@@ -1,5 +1,5 @@
 """How a posterior is found. Knows no biology and no AnnData."""
 
-from scbayes.inference._trainer import TOLERANCE, WINDOW, Progress, Training, as_optimizer, train
+from scbayes.inference._trainer import TOLERANCE, WINDOW, Progress, Training, as_optimizer, prepare, train
 
-__all__ = ["TOLERANCE", "WINDOW", "Progress", "Training", "as_optimizer", "train"]
+__all__ = ["TOLERANCE", "WINDOW", "Progress", "Training", "as_optimizer", "prepare", "train"]

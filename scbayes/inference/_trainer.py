@@ -5,7 +5,9 @@ random key of a step depends on its number alone, so a run that was cut and resu
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import lru_cache, partial
+from threading import Thread
 from typing import NamedTuple
 
 import jax
@@ -99,9 +101,7 @@ def train(
     optimizer = as_optimizer(optimizer)
     loss = _default_loss() if loss is None else loss
     if progress is None:
-        # strongly typed, as they come back from a file: a resumed run needs no other code
-        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(params))
-        progress = Progress(state, jnp.zeros((), jnp.int32))
+        progress = _first(optimizer, params)
     losses = np.zeros(0) if losses is None else np.asarray(losses, float)
     run = _compiled(program, guide, optimizer, loss, stable_update=stable_update)
     interrupted = False
@@ -122,6 +122,30 @@ def train(
     converged, moved = _agree(losses, n_latent)
     found = optimizer.get_params(progress.optimizer)
     return Training(found, progress, losses, int(progress.n_rejected), converged, moved, interrupted)
+
+
+def prepare(
+    program: Callable,
+    guide: Callable,
+    inputs,
+    params: dict[str, Array],
+    *,
+    optimizer=None,
+    loss=None,
+    stable_update: bool = True,
+    key: Array,
+) -> None:
+    """Start to compile what :func:`train` will need for arguments of these shapes and types, and return at once."""
+    optimizer = as_optimizer(optimizer)
+    loss = _default_loss() if loss is None else loss
+    run = _compiled(program, guide, optimizer, loss, stable_update=stable_update)
+    run.prepare(_first(optimizer, params), key, np.full(WINDOW, -1), inputs)
+
+
+def _first(optimizer, params: dict[str, Array]) -> Progress:
+    """Progress before the first step, strongly typed, as it comes back from a file: a resumed run needs no new code."""
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(params))
+    return Progress(state, jnp.zeros((), jnp.int32))
 
 
 def as_optimizer(optimizer):
@@ -196,7 +220,41 @@ def _compiled(program: Callable, guide: Callable, optimizer, loss, *, stable_upd
     def run(progress: Progress, key, numbers: Array, inputs):
         return jax.lax.scan(partial(step, inputs, key), progress, numbers)
 
-    return run
+    return Window(run)
+
+
+class Window:
+    """A compiled function that can be compiled ahead, while its caller still works on the values it will be given."""
+
+    def __init__(self, run: Callable) -> None:
+        self.run = run
+        self.compiled: dict[object, Future] = {}
+
+    def prepare(self, *args) -> None:
+        """Start to compile for arguments of these shapes and types."""
+        kind = _kind(args)
+        if kind not in self.compiled:
+            self.compiled[kind] = job = Future()
+            Thread(target=self._compile, args=(job, jax.config.jax_enable_x64, args), daemon=True).start()
+
+    def __call__(self, *args):
+        self.prepare(*args)
+        return self.compiled[_kind(args)].result()(*args)
+
+    def _compile(self, job: Future, double: bool, args) -> None:  # noqa: FBT001
+        try:
+            with jax.enable_x64(double):  # this setting belongs to the thread
+                job.set_result(self.run.lower(*args).compile())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            del self.compiled[_kind(args)]
+            job.set_exception(error)
+
+
+def _kind(args) -> object:
+    """What a compiled function depends on: structure, shapes and types."""
+    leaves, tree = jax.tree.flatten(args)
+    kinds = [(jnp.shape(x), getattr(x, "dtype", type(x)), getattr(x, "weak_type", False)) for x in leaves]
+    return tree, tuple(kinds)
 
 
 @lru_cache(maxsize=1)

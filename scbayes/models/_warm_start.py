@@ -5,6 +5,7 @@ cells are independent problems in one number. And where all genes of a cell shar
 only through :math:`R = \sum_g r_g`: one scalar equation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def warm_start(
     membership: np.ndarray | None = None,
     labels: Labels | None = None,
     ordered: bool = False,
+    foreseen: Callable[["Start"], None] = lambda _: None,
 ) -> Start:
     """Posterior of ``model`` from counts.
 
@@ -85,6 +87,8 @@ def warm_start(
         What is known about the components of cells.
     ordered
         The components have an order; else they are sorted, heaviest first.
+    foreseen
+        Called as soon as the shapes of the result are known, with something of these shapes.
     """
     now = _first(model, counts, summary, priors, given, log_mrna, membership)
     learned = [site for site in model.config.gene_sites if site in LEARNED and site not in given]
@@ -98,6 +102,8 @@ def warm_start(
         if not ordered:
             _sort(model, counts, now)
     for turn in range(min(rounds, 1), ROUNDS):  # what cells settled in is a first round
+        if turn == 1:
+            foreseen(_outline(model, now))
         _round(model, counts, now, learned, 4 if turn else 12, last=turn == ROUNDS - 1)
     coupling = None
     if len(now.level):
@@ -209,8 +215,8 @@ def evidence_at(
     if model.config.mixture:
         summary = counts.weigh(summary, np.asarray(posterior.responsibilities))
     evidence = without_empty(evidence_of(summary))
-    if not model.config.capture or not (model.config.gate or not model.config.shared_odds):
-        return evidence  # exact as it is
+    if _exact(model):
+        return evidence
     cells = Cells(*_log_nu(model, posterior, priors))
     solver = Genes(model, summary, log_mrna)
     n = posterior.gene_loc.shape[-1]
@@ -224,6 +230,27 @@ def evidence_at(
     points = solver.points(genes)
     scores = cell_scores(model, points, solver.log_odds(level), priors, counts, summary, grid, log_mrna)
     return anchor(_project(model, evidence, counts, grid, cells), grid, scores, cells)
+
+
+def _outline(model: Model, now: State) -> Start:
+    """Something of the shapes of the result."""
+    coupling = Coupling(np.zeros((*now.genes.loc.shape, len(now.level))), np.ones(len(now.level)))
+    evidence = without_empty(evidence_of(now.summary))
+    if not _exact(model):
+        n = node_grid(now.cells, gate=model.config.gate).nodes.size
+        genes = (now.summary.n_groups, now.summary.n_genes)
+        evidence = evidence._replace(
+            nodes=jnp.zeros((genes[0], n)),
+            node_cells=jnp.zeros((genes[0], n)),
+            node_counts=jnp.zeros((*genes, n)),
+            node_detected=jnp.zeros((*genes, n) if model.config.gate else (0, 0, n)),
+        )
+    return Start(_assemble(model, now, coupling), evidence, now.priors)
+
+
+def _exact(model: Model) -> bool:
+    """No interpolation: cells are alike, or genes see them through one number."""
+    return not model.config.capture or not (model.config.gate or not model.config.shared_odds)
 
 
 def _total_r(model: Model, solver: Genes, genes: Maximum, priors) -> np.ndarray:

@@ -4,10 +4,12 @@ import hashlib
 from importlib.metadata import version
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from scbayes.counts import Counts, Summary
-from scbayes.inference import TOLERANCE, WINDOW, Progress, Training, as_optimizer, train
+from scbayes.inference import TOLERANCE, WINDOW, Progress, Training, as_optimizer, prepare, train
 from scbayes.models._components import duplicates
 from scbayes.models._config import ModelConfig
 from scbayes.models._marginals import total_abundance
@@ -55,7 +57,22 @@ def start_run(
         ordered = bool(components.names)
         mixed = {"membership": components.membership, "labels": components.labels, "ordered": ordered}
     both = default_priors(model.config) | given
-    start = warm_start(model, counts, summary, both, set(given), np.log(mrna_mean), **mixed)
+
+    def compile_ahead(outline: Start) -> None:
+        inputs = _inputs(outline, summary, mrna_mean)
+        prepare(
+            model.program,
+            model.guide,
+            inputs,
+            no_change(outline.posterior),
+            optimizer=settings.optimizer,
+            loss=settings.loss,
+            stable_update=settings.stable_update,
+            key=jax.random.key(seed),
+        )
+
+    log_mrna = np.log(mrna_mean)
+    start = warm_start(model, counts, summary, both, set(given), log_mrna, **mixed, foreseen=compile_ahead)
     facts = {
         "layer": source.layer,
         "mask_var": source.mask_var,
@@ -112,9 +129,6 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
             "(or cells or genes were reordered): fit again"
         )
         raise ValueError(msg)
-    import jax
-    import jax.numpy as jnp
-
     n_start = len(Posterior._fields)
     posterior = Posterior(*[jnp.asarray(array) for array in arrays[:n_start]])
     progress = Progress(as_optimizer(settings.optimizer).init(no_change(posterior)), jnp.zeros((), jnp.int32))
@@ -138,8 +152,6 @@ def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.nd
     FloatingPointError
         If the posterior is not finite.
     """
-    import jax
-
     posterior = Posterior(*[np.asarray(part) for part in moved(run.start.posterior, run.training.params)])
     if not all(np.isfinite(part).all() for part in posterior):
         msg = "the optimisation ran to values that are not finite: use a smaller step (and keep stable_update=True)"
@@ -172,13 +184,7 @@ def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.nd
 def _train(
     model: Model, start: Start, summary: Summary, facts: dict, settings: Settings, progress=None, losses=None
 ) -> Run:
-    import jax
-    import jax.numpy as jnp
-
-    batch = jnp.asarray(summary.batch)
-    inputs = Inputs(
-        start.evidence, start.priors, jnp.asarray(np.log(facts["total_mrna"]["median"])), batch, start.posterior
-    )
+    inputs = _inputs(start, summary, facts["total_mrna"]["median"])
     n_latent = start.posterior.gene_loc.size + start.posterior.global_loc.size + start.posterior.cell_loc.size
     training = train(
         model.program,
@@ -215,6 +221,12 @@ def _train(
         "versions": {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")},
     }
     return Run(model, start, training, facts)
+
+
+def _inputs(start: Start, summary: Summary, mrna: float) -> Inputs:
+    """What program and guide are given."""
+    log_mrna, batch = jnp.asarray(np.log(mrna)), jnp.asarray(summary.batch)
+    return Inputs(start.evidence, start.priors, log_mrna, batch, start.posterior)
 
 
 def _optimizer_name(settings: Settings) -> str:

@@ -167,7 +167,7 @@ def _best_of(counts: Counts, starts: list[np.ndarray], n: int) -> np.ndarray:
         few = counts.cells(some)
         levels = [quick_mixture(few, start[some], N_ROUNDS)[1] for start in found]
         found = [found[int(np.argmax(levels))]]
-    return quick_mixture(counts, found[0], 3)[0]
+    return quick_mixture(counts, found[0], 2 * N_ROUNDS)[0]
 
 
 def _leiden(pcs: np.ndarray, n: int | None, seed: int) -> np.ndarray:

@@ -36,8 +36,9 @@ def main() -> None:
 
 
 def simulated(args, seed: int) -> list[dict]:
-    import scbayes as sb
     from sklearn.metrics import adjusted_rand_score
+
+    import scbayes as sb
 
     adata = sb.datasets.simulate(
         "nbvcp", n_cells=args.cells, n_genes=args.genes, n_components=args.components, p=P, log_mean=LOG_MEAN, rng=seed
@@ -83,6 +84,7 @@ def rna(parameterization: str) -> list[dict]:
     mass, and lines differ in molecules per mass: pure wells tell by how much.
     """
     import anndata as ad
+
     import scbayes as sb
 
     adata = ad.read_h5ad(data_file("scmix_RNAmix_celseq2"))
