@@ -137,15 +137,45 @@ def test_calibration_with_excluded_classes():
     assert 0.2 < found.lapse < 0.9
 
 
-@pytest.mark.parametrize("at", [(0.0, -3.0), (4.0, 0.5), (6.0, -6.0)])
+@pytest.mark.parametrize("at", [(0.0, -3.0, 0.0), (4.0, 0.5, 0.7), (6.0, -6.0, -0.4)])
 def test_calibration_slopes(at):
     scores, label, prior = labelled(60.0, 0.1, n=200)
     relative = scores - scores.max(1, keepdims=True)
-    loss = lambda x: _loss(x, relative, label, prior)
-    slope = optimize.approx_fprime(np.array(at), lambda x: loss(x)[0], 1e-7)
-    np.testing.assert_allclose(loss(np.array(at))[1], slope, rtol=1e-4, atol=1e-6)
-    expected = Calibration(np.exp(at[0]), special.expit(at[1]), prior).apply(scores)[np.arange(200), label]
-    assert loss(np.array(at))[0] == pytest.approx(-np.mean(np.log(expected)), rel=1e-12)
+    amount = np.random.default_rng(6).normal(size=200)
+    at = np.array([*at, 0.3, -0.5, 0.1, 0.1])
+    loss = lambda x: _loss(x, relative, label, prior, amount)
+    slope = optimize.approx_fprime(at, lambda x: loss(x)[0], 1e-7)
+    np.testing.assert_allclose(loss(at)[1], slope, rtol=1e-4, atol=1e-6)
+    p = Calibration(np.exp(at[0]), special.expit(at[1]), prior, at[2], at[3:]).apply(scores, amount)
+    expected = np.sum(at[2:] ** 2) / 400 - np.mean(np.log(p[np.arange(200), label]))  # standard normal priors
+    assert loss(at)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_calibration_finds_what_grows_and_what_is_favoured():
+    rng = np.random.default_rng(7)
+    amount = rng.normal(scale=0.6, size=40_000)
+    scores = rng.normal(scale=60, size=(40_000, 4)) * np.exp(amount)[:, None]
+    truth = Calibration(20.0, 0.05, np.full(4, 0.25), 0.8, np.array([1.5, -0.5, 0.0, -1.0]))
+    label = (rng.uniform(size=(40_000, 1)) > truth.apply(scores, amount).cumsum(1)).sum(1).clip(max=3)
+    found = fit_calibration(scores, label, prior=truth.prior, log_amount=amount, class_bias=True)
+    assert found.temperature == pytest.approx(20.0, rel=0.05)
+    assert found.lapse == pytest.approx(0.05, abs=0.01)
+    assert found.power == pytest.approx(0.8, abs=0.06)
+    np.testing.assert_allclose(found.bias, truth.bias, atol=0.15)
+    assert abs(found.bias.sum()) < 1e-12
+    plain = fit_calibration(scores, label, prior=truth.prior)
+    assert plain.power == 0
+    assert plain.bias is None
+    new = truth.apply(scores, amount)
+    error = [np.abs(p - new).mean() for p in (found.apply(scores, amount), plain.apply(scores))]
+    assert error[0] < 0.01
+    assert error[1] > 0.04
+
+
+def test_biases_of_few_labels_stay_small():
+    found = fit_calibration(np.zeros((6, 3)), np.array([0, 0, 0, 0, 0, 1]), prior=np.ones(3), class_bias=True)
+    assert np.abs(found.bias).max() < 2
+    assert found.bias[0] > found.bias[1] > found.bias[2]
 
 
 @pytest.mark.parametrize(
@@ -163,6 +193,8 @@ def test_calibration_slopes(at):
         ({"prior": [0.5, 0.2, 0.3]}, "prior"),
         ({"prior": [np.nan, 1]}, "prior"),
         ({"prior": [np.inf, 1]}, "prior"),
+        ({"log_amount": np.zeros(2)}, "log_amount"),
+        ({"log_amount": np.array([0, np.nan, 1])}, "log_amount"),
     ],
 )
 def test_calibration_says_what_is_wrong(change, message):

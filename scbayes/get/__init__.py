@@ -2,12 +2,14 @@
 
 from scbayes.get._assignments import assignments
 from scbayes.get._choose_components import choose_components
+from scbayes.get._comparison import comparison
 from scbayes.get._component import component
 from scbayes.get._composition import composition
 from scbayes.get._distributions import distributions
 from scbayes.get._entropy import entropy
 from scbayes.get._expression import expression
 from scbayes.get._fit import fit
+from scbayes.get._log_likelihood import log_likelihood
 from scbayes.get._map import map
 from scbayes.get._params import params
 from scbayes.get._predictive import predictive
@@ -17,12 +19,14 @@ from scbayes.get._samples import samples
 __all__ = [
     "assignments",
     "choose_components",
+    "comparison",
     "component",
     "composition",
     "distributions",
     "entropy",
     "expression",
     "fit",
+    "log_likelihood",
     "map",
     "params",
     "predictive",

@@ -46,6 +46,7 @@ def composition(
     interval
         DataFrame with a row for each gene in each batch and component, columns `gene`, `batch`, `component`, `mean`,
         `lower` and `upper`; without `batch` where batches share everything, without `component` where there is one.
+        ``attrs["interval"]`` is the probability of the interval.
     samples
         float64 ``(n_samples, [n_batches,] [n_components,] n_genes[, n_samples_dirichlet])``, the last axis where there
         is more than one.
@@ -119,6 +120,7 @@ def _table(adata: "AnnData", values: dict, facts: dict, rows: np.ndarray) -> pd.
             table = table.drop(columns=name)
         else:
             table[name] = pd.Categorical(table[name], known)
+    table.attrs["interval"] = facts["interval"]
     return table
 
 

@@ -80,7 +80,7 @@ def _names(adata: "AnnData", genes, chosen) -> list[str]:
     names = [genes] if isinstance(genes, str) else list(genes)
     if chosen != "all" and (missing := [name for name in names if name not in set(chosen)]):
         raise KeyError(
-            f"expression of {missing[0]!r} was not computed: run sb.tl.normalize_counts(adata, expression=[...]) with it"
+            f"expression of {missing[0]!r} was not computed: name it in sb.tl.normalize_counts(adata, expression=[...])"
         )
     return names
 

@@ -4,17 +4,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from scbayes.state import read_result
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from scipy.sparse import csr_array
 
 STATISTICS = {"genes": ("mean", "variance", "zeros"), "cells": ("total", "detected")}
 
 
-def predictive(adata: "AnnData", key: str = "sb", *, what: str = "genes") -> "pd.DataFrame | dict[str, csr_array]":
+def predictive(
+    adata: "AnnData", key: str = "sb", *, what: str = "genes"
+) -> "pd.DataFrame | dict[str, sparse.csr_array]":
     """What :func:`scbayes.tl.predict` found, as one tidy table.
 
     Parameters
@@ -64,5 +66,5 @@ def predictive(adata: "AnnData", key: str = "sb", *, what: str = "genes") -> "pd
     if what == "histogram":
         table = values[name]
         return table[np.isin(table["gene"], adata.var_names)].reset_index(drop=True)
-    counts, n = values[name].T.tocsr(), facts["n_samples"]
+    counts, n = sparse.csr_array(values[name].T), facts["n_samples"]
     return {gene: counts[i * n : (i + 1) * n] for i, gene in enumerate(facts["genes"])}

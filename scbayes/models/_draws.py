@@ -60,6 +60,7 @@ def centre(law: Law) -> Draw:
     post = law.posterior
     weights = post.weights / post.weights.sum() if law.model.config.mixture else np.ones(1)
     log_totals = np.stack([total.loc for total in law.total], 1)
+    law = law._replace(whole=False)  # the median of a sum is not the sum of the medians
     return _assemble(law, post.gene_loc, post.global_loc, post.cell_loc, weights, log_totals, 0.0)
 
 

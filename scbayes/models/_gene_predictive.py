@@ -11,8 +11,8 @@ with the responsibilities :math:`\gamma`. The expectation over :math:`\ln\nu` (m
 :math:`\sigma^2`) is taken to second order, :math:`\ln p - \sigma^2 (l'^2 - l'') / 2`. Over draws of :math:`\theta_g`
 the density is averaged and, for cells that were fitted, WAIC's correction is subtracted: the variance of its log.
 
-All of it is a smooth function of :math:`x` for each gene and count, and is tabulated on Chebyshev nodes where more cells
-share a gene and a count than there are nodes.
+All of it is a smooth function of :math:`x` for each gene and count, and is tabulated on Chebyshev nodes where more
+cells share a gene and a count than there are nodes.
 """
 
 import math
@@ -118,7 +118,7 @@ class Genes:
         gamma = self.gamma[index, k][:, None]
         before = found[active]
         with np.errstate(invalid="ignore"):
-            both = -np.logaddexp(-before, gamma - value) if k else value - gamma
+            both = -np.logaddexp(-before, gamma - value)
         found[active] = np.where(np.isnan(before), value - gamma, both)
 
 
@@ -195,7 +195,7 @@ def _tabulate(rows, values, nodes, size, log_odds, gate, size_0, log_odds_0, gat
 
 
 @jit
-def _fill(  # noqa: PLR0917
+def _fill(  # noqa: PLR0913, PLR0917
     indptr, indices, data, offset, weights, x, variance, first, count, slot, table,
     size, log_odds, gate, size_0, log_odds_0, gate_0, corrected, out,
 ):  # fmt: skip

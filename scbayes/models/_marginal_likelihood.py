@@ -19,17 +19,17 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import grad, nn, vmap
-from scipy import sparse
 from scipy.special import expit, logsumexp
 
 from scbayes.counts import Counts
 from scbayes.models._model import Model
 from scbayes.models._new_cells import solve_log_nu
 from scbayes.models._parameters import Parameters, Scores, score_cells
+from scbayes.stats._normal_means import normal_means
 from scbayes.stats._precision import double
 
 #: Nodes of the quadrature.
-N_NODES = 15
+N_NODES = 9
 #: A component that explains a cell worse than the best one by more nats than this is left out for that cell.
 NEGLIGIBLE = 100.0
 #: ln nu at which the search for a mode begins at most, where nu is bounded by 1.
@@ -142,21 +142,32 @@ def marginalise(model: Model, priors: dict, parameters: Parameters, counts: Coun
     parts = []
     for k, (each, (loc, scale)) in enumerate(zip(components, at, strict=True)):
         cells = np.flatnonzero(rough[:, k] > best - NEGLIGIBLE)
-        parts.append(_part(model, priors, each, take_cells(counts, cells), cells, loc[cells], scale[cells]))
+        parts.append(
+            _part(
+                model,
+                priors,
+                each,
+                counts if len(cells) == counts.n_cells else counts.cells(cells),
+                cells,
+                loc[cells],
+                scale[cells],
+            )
+        )
     return Marginal(counts.n_cells, parameters.weights, parts)
 
 
-def take_cells(counts: Counts, cells: np.ndarray) -> Counts:
-    """The counts of some cells, in the order of ``cells``, which must be increasing."""
-    if len(cells) == counts.n_cells:
-        return counts
-    blocks = [sparse.csr_array((0, counts.n_genes))]
-    for first, block in counts.blocks():
-        here = cells[(cells >= first) & (cells < first + block.shape[0])] - first
-        if len(here):
-            blocks.append(block[here])
-    rows = sparse.vstack(blocks[1:] or blocks, format="csr")
-    return Counts(rows, counts.batch[cells], counts.n_batches, None, counts.where)
+def population_of_nu(priors: dict, loc: np.ndarray, scale: np.ndarray) -> dict:
+    """``priors`` with that of nu replaced by the normal of ln nu that cells come from.
+
+    The prior that a fit learns is wide, so that it leaves each cell to its counts; as a prediction of the next cell it
+    is too vague. ``loc`` and ``scale`` (n_cells,) are the posterior of ln nu under it.
+    """
+    prior = priors["nu"]
+    own = 1 / scale**2 - 1 / float(prior.scale) ** 2  # what the counts say, without the prior
+    own = np.maximum(own, 1e-3)
+    x = (loc / scale**2 - float(prior.loc) / float(prior.scale) ** 2) / own
+    centre, width = normal_means(x, 1 / own, smallest=0.01)
+    return priors | {"nu": type(prior)(centre, width)}
 
 
 def _part(model: Model, priors: dict, parameters: Parameters, counts: Counts, cells, loc, scale) -> Part:
@@ -180,7 +191,9 @@ def _part(model: Model, priors: dict, parameters: Parameters, counts: Counts, ce
         z = centre + np.sqrt(2) * width * node[j]
         x[:, j] = -np.logaddexp(0, -z) if bounded else z
         value = score_cells(parameters._replace(log_nu=x[:, j]), counts).value[:, 0]
-        joint[:, j] = value + _log_prior(model, priors, x[:, j], z) + np.log(np.sqrt(2) * width * weight[j]) + node[j] ** 2
+        joint[:, j] = (
+            value + _log_prior(model, priors, x[:, j], z) + np.log(np.sqrt(2) * width * weight[j]) + node[j] ** 2
+        )
     log_marginal = logsumexp(joint, axis=1)
     return Part(cells, counts, loc, x - loc[:, None], joint - log_marginal[:, None], log_marginal, scores)
 

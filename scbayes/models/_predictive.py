@@ -246,5 +246,5 @@ def _draw(rng, size, odds, gate, order, nu, first, group, begin, end, row, sums,
                 cells[0, order[i]] += u
                 cells[1, order[i]] += 1
                 if row[g] >= 0:
-                    kept[row[g], order[i]] = u
+                    kept[row[g], order[i]] = min(u, 2147483647)
         sums[0, g], sums[1, g], sums[2, g] = total, square, positive

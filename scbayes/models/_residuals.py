@@ -17,6 +17,10 @@ from scbayes.stats._randomised import TINY, keys, negative_binomial_tails, norma
 
 #: Bins of the uniform residuals of each gene: the resolution of the Kolmogorov-Smirnov distance.
 N_BINS = 512
+#: Cells that are looked at together.
+N_ROWS = 2048
+#: Cells that stand for all where a rough sum does.
+N_CELLS = 512
 #: Components below this share of a cell are left out of its distribution.
 NEGLIGIBLE = 1e-9
 #: What other genes share with a gene is sought in this many factors of at most so many genes' residuals.
@@ -83,6 +87,9 @@ class Moments(NamedTuple):
         Counts expected.
     distance, variance
         Sum of squared distances of counts from their means, and its expectation, the sum of their variances.
+    matched_zeros
+        Fraction of zeros of a negative binomial whose size is such that it has the observed `distance`, with three
+        standard errors added to 1 / size.
     """
 
     detected: np.ndarray
@@ -90,6 +97,7 @@ class Moments(NamedTuple):
     expected: np.ndarray
     distance: np.ndarray
     variance: np.ndarray
+    matched_zeros: np.ndarray
 
 
 class Factors(NamedTuple):
@@ -152,22 +160,25 @@ def residual_sums(table: Tables, counts: Counts, factors: Factors) -> Sums:
         np.zeros((n_cells, 2)),
         np.zeros((n_genes, factors.score.shape[1])),
     )
-    for first, block in counts.blocks():
-        cells = slice(first, first + block.shape[0])
-        columns = block.tocsc()
-        parts = columns.indptr, columns.indices, columns.data
-        score = np.ascontiguousarray(factors.score[:, :, cells])
-        _add(*parts, first, table, score, factors.which, sums)
+    for first, block in _columns(counts):
+        score = np.ascontiguousarray(factors.score[:, :, first : first + block.shape[0]])
+        _add(block.indptr, block.indices, block.data, first, table, score, factors.which, sums)
     return sums
 
 
 def residual_columns(table: Tables, counts: Counts, genes: np.ndarray):
     """Residuals of some genes: first cell and float64 ``(n_cells in the block, len(genes))`` of each block."""
-    for first, block in counts.blocks():
-        columns = block[:, genes].tocsc()
-        out = np.empty(columns.shape)
-        _fill(columns.indptr, columns.indices, columns.data, first, table, np.asarray(genes, np.int64), out)
+    for first, block in _columns(counts, genes):
+        out = np.empty(block.shape)
+        _fill(block.indptr, block.indices, block.data, first, table, np.asarray(genes, np.int64), out)
         yield first, out
+
+
+def _columns(counts: Counts, genes=slice(None)):
+    """First cell and CSC of each block of cells, few enough for the processor's cache."""
+    for start, block in counts.blocks():
+        for first in range(0, block.shape[0], N_ROWS):
+            yield start + first, block[first : first + N_ROWS, genes].tocsc()
 
 
 def shared_factors(table: Tables, counts: Counts, moments: Moments) -> Factors:
@@ -207,7 +218,9 @@ def gene_moments(table: Tables, counts: Counts) -> Moments:
     """Counts and squared distances from their means, observed and expected: one pass over the non-zeros."""
     n_cells, (n_genes, n_groups) = len(table.nu), table.size.shape
     cell = np.repeat(np.arange(n_cells), np.diff(table.start))
-    weight = np.zeros((n_cells, n_groups))  # a mean is a product of this and `mean`, one factor for cells, one for genes
+    weight = np.zeros(
+        (n_cells, n_groups)
+    )  # a mean is a product of this and `mean`, one factor for cells, one for genes
     weight[cell, table.group] = table.share * table.nu[cell]
     square = np.bincount(table.group, table.share * table.nu[cell] ** 2, n_groups)
     mean = table.size * table.odds
@@ -218,11 +231,20 @@ def gene_moments(table: Tables, counts: Counts) -> Moments:
     detected, amount, distance = np.zeros(n_genes), np.zeros(n_genes), squared_means.copy()
     for first, block in counts.blocks():
         _distances(block.indptr, block.indices, block.data, weight[first:], mean, detected, amount, distance)
-    return Moments(detected, amount, mean @ weight.sum(0), distance, np.maximum(second - squared_means, 0))
+    expected = mean @ weight.sum(0)
+    order = np.lexsort((table.nu, weight.argmax(1)))  # so that a few evenly spaced cells stand for all
+    few = weight[order[np.linspace(0, n_cells - 1, min(n_cells, N_CELLS)).round().astype(int)]]
+    dispersion = np.maximum((distance - expected) / np.maximum(squared_means, TINY), 1e-6)
+    # a variance from n cells has about this relative error in a negative binomial: what it may be at most counts
+    dispersion = np.minimum(dispersion * (1 + 3 * np.sqrt((2 + 6 * dispersion) / n_cells)), 1e6)
+    matched = np.zeros(n_genes)
+    for cell_weight in few:
+        matched += np.exp(-np.log1p(mean @ cell_weight * dispersion) / dispersion) / len(few)
+    return Moments(detected, amount, expected, distance, np.maximum(second - squared_means, 0), matched)
 
 
 @jit
-def _distances(indptr, indices, data, weight, mean, detected, amount, distance):  # noqa: PLR0917
+def _distances(indptr, indices, data, weight, mean, detected, amount, distance):
     """Add cells and counts of each gene, and what counts change in ``distance``, which has the squared means."""
     n_genes = len(mean)
     for c in range(len(indptr) - 1):
@@ -272,7 +294,7 @@ def _positive(table, c, g, u):
 
 
 @jit
-def _residuals(indices, data, first, table, g, zero, flat, z):  # noqa: PLR0917
+def _residuals(indices, data, first, table, g, zero, flat, z):
     """Residuals of gene ``g`` in a block of cells. Most are those of zeros: loops that do one thing are faster."""
     _zeros(table, first, g, zero, flat)
     for row in range(len(z)):
@@ -283,7 +305,7 @@ def _residuals(indices, data, first, table, g, zero, flat, z):  # noqa: PLR0917
 
 
 @jit
-def _add(indptr, indices, data, first, table, score, which, sums):  # noqa: PLR0917
+def _add(indptr, indices, data, first, table, score, which, sums):
     """Add a block of cells, given by columns of genes, to all sums; ``first`` is the cell of its first row."""
     n_bins, n = sums.histogram.shape[1], score.shape[2]
     zero, flat, z = np.empty(n), np.empty(n), np.empty(n)
@@ -309,7 +331,7 @@ def _add(indptr, indices, data, first, table, score, which, sums):  # noqa: PLR0
 
 
 @jit
-def _fill(indptr, indices, data, first, table, genes, out):  # noqa: PLR0917
+def _fill(indptr, indices, data, first, table, genes, out):
     """Residuals of a block of cells, given by columns of ``genes``."""
     zero, flat, z = np.empty(len(out)), np.empty(len(out)), np.empty(len(out))
     for j in range(len(genes)):

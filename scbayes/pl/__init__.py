@@ -2,10 +2,11 @@
 
 from scbayes.pl._assignments import assignments
 from scbayes.pl._choose_components import choose_components
+from scbayes.pl._compare import compare
 from scbayes.pl._composition import composition
 from scbayes.pl._entropy import entropy
 from scbayes.pl._loss import loss
 from scbayes.pl._ppc import ppc
 from scbayes.pl._residuals import residuals
 
-__all__ = ["assignments", "choose_components", "composition", "entropy", "loss", "ppc", "residuals"]
+__all__ = ["assignments", "choose_components", "compare", "composition", "entropy", "loss", "ppc", "residuals"]

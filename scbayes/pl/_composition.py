@@ -69,34 +69,23 @@ def composition(
     show = sc.settings.autoshow and ax is None if show is None else show
     if ax is None:
         height = 1.2 + len(names) * max(0.2, 0.09 * len(profiles) + 0.06)
-        ax = plt.figure(figsize=(5, height), layout="constrained").subplots()
+        ax = plt.figure(figsize=(6.5 if by else 5, height), layout="constrained").subplots()
     shades = ["0.15"] if len(profiles) == 1 else sns.color_palette("viridis", len(profiles))
     step = 0.8 / len(profiles)
     for i, (part, group) in enumerate(profiles):
         value = group.set_index("gene").loc[names]
-        x, y = value["mean"].to_numpy(), np.arange(len(names)) + (i - (len(profiles) - 1) / 2) * step
-        reach = np.abs(value[["lower", "upper"]].to_numpy().T - x)
-        label = ", ".join(f"{name} {level}" for name, level in zip(by, part, strict=True))
-        ax.errorbar(
-            x,
-            y,
-            xerr=reach,
-            fmt=MARKERS[i % len(MARKERS)],
-            color=shades[i],
-            ms=3.5,
-            mec="0.15",
-            mew=0.5,
-            lw=1.2,
-            label=label,
-        )
+        y = np.arange(len(names)) + (i - (len(profiles) - 1) / 2) * step
+        ax.hlines(y, value["lower"], value["upper"], color=shades[i], lw=1.2)
+        style = {"marker": MARKERS[i % len(MARKERS)], "ms": 4.5, "mec": "0.15", "mew": 0.5, "ls": ""}
+        ax.plot(value["mean"], y, color=shades[i], label=", ".join(map(str, part)), **style)
     for edge in np.arange(len(names) - 1) + 0.5:
         ax.axhline(edge, color="0.9", lw=0.6, zorder=0)
     ax.set_xscale("log")
     ax.set_yticks(np.arange(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set(xlabel="share of all fitted genes: mean and interval", ylabel="")
+    ax.set(xlabel=f"share of all fitted genes (mean, {table.attrs['interval']:.0%} interval)", ylabel="")
     if by:
-        ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(title=", ".join(by), frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(ax=ax)
     if show:
         plt.show()

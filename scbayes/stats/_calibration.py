@@ -1,4 +1,4 @@
-"""Class scores made into probabilities that can be trusted: a temperature and a rate of lapses, from labels."""
+"""Class scores made into probabilities that can be trusted: temperature, rate of lapses, biases, from labels."""
 
 from itertools import product
 from typing import NamedTuple
@@ -12,6 +12,8 @@ from scbayes.stats._entropy import softmax_log
 #: Within these the parameters are sought: labels that the scores always rank first would drive both to 0.
 TEMPERATURES = (0.05, 1e5)
 LAPSES = (1e-6, 1 - 1e-6)
+POWERS = (-1.0, 2.0)
+BIASES = (-20.0, 20.0)
 #: Where the search may start; from the best ones it does. The likelihood can have several maxima.
 START_TEMPERATURES = np.geomspace(0.5, 1000, 12)
 START_LAPSES = (1e-3, 0.03, 0.3)
@@ -21,7 +23,7 @@ FAR_BELOW = -1e12
 
 
 class Calibration(NamedTuple):
-    r"""Probabilities :math:`(1 - \lambda)\,\mathrm{softmax}(l / T) + \lambda\,\pi` from log scores :math:`l`.
+    r"""Probabilities :math:`(1 - \lambda)\,\mathrm{softmax}(l / T_i + b) + \lambda\,\pi` from log scores :math:`l`.
 
     Attributes
     ----------
@@ -31,23 +33,46 @@ class Calibration(NamedTuple):
         :math:`\lambda`, within 0 and 1: how often the scores say nothing.
     prior
         :math:`\pi`, what the classes are then: float64, shape ``(K,)``.
+    power
+        :math:`T_i = T n_i^a` for scores of :math:`n_i` times the usual amount of evidence; 0: one temperature for all.
+    bias
+        :math:`b`, added to each class: float64, shape ``(K,)``, sum 0. None: nothing.
     """
 
     temperature: float
     lapse: float
     prior: np.ndarray
+    power: float = 0.0
+    bias: np.ndarray | None = None
 
-    def apply(self, log_scores: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities of ``log_scores`` (..., K): float64, the same shape, rows sum to 1."""
-        p = (1 - self.lapse) * softmax_log(log_scores, temperature=self.temperature) + self.lapse * self.prior
+    def apply(self, log_scores: np.ndarray, log_amount: np.ndarray | float = 0.0) -> np.ndarray:
+        r"""Calibrated probabilities of ``log_scores`` (..., K): float64, the same shape, rows sum to 1.
+
+        Parameters
+        ----------
+        log_amount
+            :math:`\ln n_i`, shape ``(...)``, counted from the mean of those that the calibration was learned on.
+        """
+        heat = self.temperature * np.exp(self.power * np.asarray(log_amount, np.float64))
+        soft = softmax_log(log_scores / heat[..., None] + (0.0 if self.bias is None else self.bias))
+        p = (1 - self.lapse) * soft + self.lapse * self.prior
         return p / np.sum(p, -1, keepdims=True)
 
 
-def fit_calibration(log_scores: np.ndarray, label: np.ndarray, *, prior: np.ndarray | None = None) -> Calibration:
+def fit_calibration(
+    log_scores: np.ndarray,
+    label: np.ndarray,
+    *,
+    prior: np.ndarray | None = None,
+    log_amount: np.ndarray | None = None,
+    class_bias: bool = False,
+) -> Calibration:
     r"""Temperature and lapse that maximise the mean log probability of the labels.
 
     Temperature scaling (Guo et al. 2017, "On calibration of modern neural networks") with a floor under every class:
-    without it one wrong label whose score is hundreds of nats behind would set the temperature of all.
+    without it one wrong label whose score is hundreds of nats behind would set the temperature of all. Where features
+    are correlated, log scores overstate their evidence by a factor that grows with the amount of it: a temperature that
+    grows with ``log_amount`` makes up for that. The power and the biases have standard normal priors.
 
     Parameters
     ----------
@@ -58,6 +83,10 @@ def fit_calibration(log_scores: np.ndarray, label: np.ndarray, *, prior: np.ndar
     prior
         Class probabilities where the scores lapse, shape ``(K,)``, brought to a sum of 1; positive for every class
         among the labels. Default: the frequencies of the labels.
+    log_amount
+        Log of the amount of evidence in each row, shape ``(n,)``, with mean 0: its power is learned. None: it is 0.
+    class_bias
+        Learn a bias of each class.
 
     Returns
     -------
@@ -76,31 +105,44 @@ def fit_calibration(log_scores: np.ndarray, label: np.ndarray, *, prior: np.ndar
     if prior.shape != (size,) or not (np.all(prior >= 0) and np.all(prior[label] > 0) and np.sum(prior) < np.inf):
         raise ValueError("prior must be one number per class, none negative, positive for every class among the labels")
     prior = prior / np.sum(prior)
+    amount = np.zeros(len(label)) if log_amount is None else np.asarray(log_amount, np.float64)
+    if amount.shape != label.shape or not np.all(np.isfinite(amount)):
+        raise ValueError(f"log_amount must be one finite number per row, its shape is {amount.shape}")
     relative = np.maximum(scores - np.max(scores, 1, keepdims=True), FAR_BELOW)
+    free = np.r_[True, True, log_amount is not None, np.full(size, class_bias)]
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
-        return _loss(at, relative, label, prior)
+        return _loss(at, relative, label, prior, amount)
 
-    starts = [np.array([np.log(t), logit(lapse)]) for t, lapse in product(START_TEMPERATURES, START_LAPSES)]
+    rest = np.zeros(1 + size)
+    starts = [np.r_[np.log(t), logit(lapse), rest] for t, lapse in product(START_TEMPERATURES, START_LAPSES)]
     starts = sorted(starts, key=lambda at: loss(at)[0])[:N_STARTS]
-    bounds = [tuple(np.log(TEMPERATURES)), tuple(logit(LAPSES))]
+    bounds = [tuple(np.log(TEMPERATURES)), tuple(logit(LAPSES)), POWERS, *[BIASES] * size]
+    bounds = [bound if move else (0.0, 0.0) for bound, move in zip(bounds, free, strict=True)]
     options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 500}
     fits = [optimize.minimize(loss, at, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for at in starts]
-    log_temperature, logit_lapse = min(fits, key=lambda fit: fit.fun).x
-    return Calibration(float(np.exp(log_temperature)), float(expit(logit_lapse)), prior)
+    best = min(fits, key=lambda fit: fit.fun).x
+    bias = best[3:] - best[3:].mean() if class_bias else None
+    return Calibration(float(np.exp(best[0])), float(expit(best[1])), prior, float(best[2]), bias)
 
 
-def _loss(at: np.ndarray, scores: np.ndarray, label: np.ndarray, prior: np.ndarray) -> tuple[float, np.ndarray]:
-    """Minus the mean log probability at ``(ln temperature, logit lapse)``, and its derivatives."""
-    temperature, lapse = np.exp(at[0]), expit(at[1])
-    soft = softmax_log(scores, temperature=temperature)
-    chosen = np.arange(len(label)), label
+def _loss(
+    at: np.ndarray, scores: np.ndarray, label: np.ndarray, prior: np.ndarray, amount: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Minus the mean log posterior at ``(ln temperature, logit lapse, power, biases)``, and its derivatives."""
+    lapse, n = expit(at[1]), len(label)
+    tempered = scores / np.exp(at[0] + at[2] * amount)[:, None]
+    soft = softmax_log(tempered + at[3:])
+    chosen = np.arange(n), label
     q, pi = soft[chosen], prior[label]
     p = (1 - lapse) * q + lapse * pi
-    behind = np.sum(soft * scores, 1) - scores[chosen]  # d ln q / d ln T, times T
-    slope_temperature = np.mean((1 - lapse) * q * behind / p) / temperature
-    slope_lapse = np.mean((pi - q) / p) * lapse * (1 - lapse)
-    return -float(np.mean(np.log(p))), -np.array([slope_temperature, slope_lapse])
+    share = (1 - lapse) * q / p
+    behind = share * (np.sum(soft * tempered, 1) - tempered[chosen])  # d ln p / d ln T
+    slope_bias = np.bincount(label, share, scores.shape[1]) - share @ soft
+    slope_lapse = np.sum((pi - q) / p) * lapse * (1 - lapse)
+    slope = np.r_[np.sum(behind), slope_lapse, behind @ amount, slope_bias]
+    penalty = np.r_[0.0, 0.0, at[2:]]
+    return (np.sum(penalty**2) / 2 - float(np.sum(np.log(p)))) / n, (penalty - slope) / n
 
 
 def _check(scores: np.ndarray, label: np.ndarray) -> None:

@@ -1,6 +1,4 @@
-r"""Pieces of randomised quantile residuals: uniform numbers that belong to a pair of keys, the quantile of the normal
-distribution, and the tails of the negative binomial.
-"""
+"""Pieces of randomised quantile residuals: uniform numbers from keys, normal quantiles, negative binomial tails."""
 
 import hashlib
 import math
@@ -25,7 +23,7 @@ def keys(names, seed: int, what: str) -> np.ndarray:
 
 @jit
 def uniform(a, b):
-    """A number within 0 and 1, both excluded, that depends on the keys ``a`` and ``b`` only (SplitMix64's finaliser)."""
+    """A number within 0 and 1, both excluded, that two keys determine (SplitMix64's finaliser)."""
     z = a ^ b
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

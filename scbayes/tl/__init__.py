@@ -2,8 +2,10 @@
 
 from scbayes.tl._assign import assign
 from scbayes.tl._choose_components import choose_components
+from scbayes.tl._compare import compare
 from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
+from scbayes.tl._log_likelihood import log_likelihood
 from scbayes.tl._normalize_counts import normalize_counts
 from scbayes.tl._posterior_samples import posterior_samples
 from scbayes.tl._predict import predict
@@ -13,8 +15,10 @@ from scbayes.tl._residuals import residuals
 __all__ = [
     "assign",
     "choose_components",
+    "compare",
     "entropy",
     "fit",
+    "log_likelihood",
     "normalize_counts",
     "posterior_samples",
     "predict",

@@ -56,7 +56,9 @@ def normalize_counts(  # noqa: PLR0913
 
       with :math:`s` = `scale`: of every `scale` molecules, how many are of this gene. A zero that may be an excess zero
       counts by the probability that it is none; components of a mixture by their responsibilities.
-      In ``nbdm`` and ``zinb`` cells do not differ in depth, so that depth stays in the expression.
+      The total over genes is near :math:`s`, and not exactly :math:`s`, as counts say more or less of a cell; in
+      ``nbdm`` and ``zinb`` cells do not differ in depth, so that depth stays in the expression. Parameters are taken as
+      known: their uncertainty is small beside that of one count.
 
     Shares are of all genes that were fitted, the pooled ones included, whichever genes are in `adata`.
 

@@ -1,4 +1,4 @@
-"""Does the model fit the counts, gene by gene and cell by cell?"""
+"""How well the model fits the counts, gene by gene and cell by cell."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: What a misfit must amount to, besides being significant: a gene of many cells is never exactly as a model has it.
-MIN_EFFECT = {"variance": 0.1, "zeros": 0.02, "shared": 0.05, "ks": 0.05}
+MIN_EFFECT = {"variance": 0.1, "zeros": 0.02, "shared": 0.02, "ks": 0.05}
 FITS, GROUP, ZEROS_GROUP = "fits", "likely a missing group", "excess zeros: likely a missing group"
 ZEROS, OVER, UNDER, OTHER = "excess zeros", "overdispersed", "underdispersed", "other misfit"
 VERDICTS = [FITS, ZEROS_GROUP, GROUP, ZEROS, OVER, UNDER, OTHER]
@@ -55,7 +55,7 @@ def residuals(
     with :math:`V_{cg}` uniform and :math:`F_{kg}` the distribution of the counts under component k at the centre of the
     posterior: with the gene's size, mean and gate in the cell's batch and the cell's own :math:`\nu_c`. Where the
     model holds they are independent and standard normal, whatever the expression (Dunn & Smyth 1996).
-    In a mixture, :math:`\gamma_{ck}` is the probability of component k given the cell; without, it is 1.
+    In a mixture, :math:`\gamma_{ck}` is the probability of component k given the cell, as fitted; without, it is 1.
 
     :math:`\nu_c`, :math:`\gamma_c` and the parameters come from the same counts. So residuals are a little too good:
     the variance of all is about 1 - 1/(number of genes that carry information on :math:`\nu_c`), and p-values of genes
@@ -71,7 +71,7 @@ def residuals(
     ``"fits"``                                none
     ``"excess zeros: likely a missing group"``  more zeros than expected, and residuals that go along with other genes'
     ``"likely a missing group"``              residuals that go along with other genes', without more zeros
-    ``"excess zeros"``                        more zeros than expected, by themselves: zero inflation of this gene
+    ``"excess zeros"``                        more zeros than expected, and than another size explains: zero inflation
     ``"overdispersed"``                       residuals vary more than they should
     ``"underdispersed"``                      residuals vary less than they should
     ``"other misfit"``                        another shape, mean, or too few zeros
@@ -99,10 +99,11 @@ def residuals(
     fdr
         False discovery rate of all verdicts but ``"fits"``, within 0 and 1.
     min_effect
-        Replaces some of ``{"variance": 0.1, "zeros": 0.02, "shared": 0.05, "ks": 0.05}``: distance of the variance from
+        Replaces some of ``{"variance": 0.1, "zeros": 0.02, "shared": 0.02, "ks": 0.05}``: distance of the variance from
         1, excess of the fraction of zeros, `shared`, and Kolmogorov-Smirnov distance.
     reference
-        Where the fit is, if `adata` holds other cells: genes are matched by name, :math:`\nu_c` is inferred.
+        Where the fit is, if `adata` holds other cells: genes are matched by name, :math:`\nu_c` and :math:`\gamma_c`
+        are inferred.
     layer
         Layer with the counts. Default: that of the fit.
     rng
@@ -117,9 +118,11 @@ def residuals(
     None, or the copy, with
 
     ``varm[key_added + "_residuals"]``
-        DataFrame ``(n_genes, 14)``, float64, NaN in genes that were not fitted: ``mean`` and ``variance`` of the
-        residuals; ``zeros``, ``zeros_expected``, ``zeros_se``, fractions of cells; ``variance_ratio``, the mean squared
-        distance of counts from their expectations over what it should be; ``shared``; ``ks``, on a grid of 512 steps;
+        DataFrame ``(n_genes, 16)``, float64, NaN in genes that were not fitted: ``mean_counts`` per cell; ``mean`` and
+        ``variance`` of the residuals; ``zeros``, ``zeros_expected``, ``zeros_se`` and ``zeros_matched``
+        (at most, of a negative binomial with the gene's mean and observed variance), fractions of cells;
+        ``variance_ratio``, the mean squared distance of counts from their expectations over what it should be;
+        ``shared``; ``ks``, on a grid of 512 steps;
         ``p_variance``, ``p_zeros``, ``p_shared``, ``p_ks`` (two-sided but for ``p_shared``), ``p_value`` of all four,
         ``q_value``
     ``var[key_added + "_residual_verdict"]``
@@ -150,7 +153,8 @@ def residuals(
     reading = read_with_counts(adata, key, reference=reference, layer=layer)
     chosen = _positions(reading, genes, key)
     seed = int(rng.integers(2**31)) if isinstance(rng, np.random.Generator) else int(rng)
-    found = _compute(reading, chosen, seed)
+    shares = _shares(reading, new=reference is not None and reference is not adata)
+    found = _compute(reading, shares, chosen, seed)
     numbers = _numbers(found, reading.counts.n_cells)
     verdict = _verdicts(numbers, fdr, least)
 
@@ -185,12 +189,20 @@ class _Found(NamedTuple):
     chosen: np.ndarray | None
 
 
-def _compute(reading: Reading, chosen: np.ndarray | None, seed: int) -> _Found:
+def _shares(reading: Reading, *, new: bool) -> np.ndarray:
+    """Probability of each component given the cell: those of the fit, or inferred for new cells."""
+    fit, counts = reading.fit, reading.counts
+    if fit.config.n_components in {None, 1}:
+        return np.ones((counts.n_cells, 1))
+    if not new:
+        return np.asarray(fit.posterior.responsibilities)
+    parameters = fit.centre().parameters
+    return np.exp(log_responsibilities(score_cells(parameters, counts).value, parameters.weights))
+
+
+def _compute(reading: Reading, shares: np.ndarray, chosen: np.ndarray | None, seed: int) -> _Found:
     parameters, counts = reading.fit.centre().parameters, reading.counts
-    membership = np.ones((counts.n_cells, 1))
-    if parameters.n_components > 1:
-        membership = np.exp(log_responsibilities(score_cells(parameters, counts).value, parameters.weights))
-    table = tables(parameters, counts.batch, membership, (reading.fit.cells, reading.names), seed)
+    table = tables(parameters, counts.batch, shares, (reading.fit.cells, reading.names), seed)
     moments = gene_moments(table, counts)
     sums = residual_sums(table, counts, shared_factors(table, counts, moments))
     values = None
@@ -222,11 +234,13 @@ def _numbers(found: _Found, n: int) -> pd.DataFrame:
     p_value = np.minimum(len(p) * np.min(list(p.values()), axis=0), 1)
     return pd.DataFrame(
         {
+            "mean_counts": moments.amount / n,
             "mean": mean,
             "variance": variance,
             "zeros": 1 - moments.detected / n,
             "zeros_expected": sums.gene[:, 2] / n,
             "zeros_se": error / n,
+            "zeros_matched": moments.matched_zeros,
             "variance_ratio": np.where(moments.variance > 0, ratio, np.nan),
             "shared": shared,
             "ks": ks,
@@ -249,7 +263,8 @@ def _verdicts(table: pd.DataFrame, fdr: float, least: dict[str, float]) -> np.nd
     over, under = (strong["variance"] & (sign * variance >= least["variance"]) for sign in (1, -1))
     other = strong["ks"] & (table["ks"] >= least["ks"]).to_numpy()
     other |= strong["zeros"] & (-excess >= least["zeros"])
-    order = [zeros & shared, shared, zeros, over, under, other]
+    inflated = zeros & (table["zeros"] - table["zeros_matched"] >= least["zeros"]).to_numpy()
+    order = [zeros & shared, shared, inflated, over, under, other | zeros]
     names = [ZEROS_GROUP, GROUP, ZEROS, OVER, UNDER, OTHER]
     return np.select(order, [VERDICTS.index(name) for name in names], VERDICTS.index(FITS))
 

@@ -1,0 +1,111 @@
+"""Fits, compared."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scbayes import get
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+MARKERS = "osD^vP*X"
+
+
+def compare(
+    adata: "AnnData",
+    key: str = "sb",
+    *,
+    by: str = "model",
+    n_names: int = 8,
+    ax: "Axes | None" = None,
+    show: bool | None = None,
+) -> "Axes | None":
+    """Differences in expected log predictive density to the best fit, of whole cells or gene by gene.
+
+    Of fits: points with two standard errors of the paired difference, best on top, and the stacking weight of each.
+    Of genes: the difference per gene against its standard error, on a scale that is linear near zero. Beyond the
+    lines, a difference is larger than three standard errors; genes in grey lie between them.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, with the result of :func:`scbayes.tl.compare`.
+    key
+        Its prefix.
+    by
+        ``"model"`` or ``"gene"``.
+    n_names
+        Genes that are named: those with the largest differences beyond the lines.
+    ax
+        Where to draw; a new figure if None.
+    show
+        Show the figure. Default: as ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+
+    Returns
+    -------
+    The axes, unless the figure is shown.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`scbayes.get.comparison`.
+    """
+    import scanpy as sc
+    import seaborn as sns
+    from matplotlib import pyplot as plt
+
+    if by not in ("model", "gene"):
+        msg = f"by={by!r}: choose 'model' or 'gene'"
+        raise ValueError(msg)
+    models = get.comparison(adata, key)
+    genes = get.comparison(adata, key, by="gene") if by == "gene" else None
+    show = sc.settings.autoshow and ax is None if show is None else show
+    if ax is None:
+        size = (5.5, 0.9 + 0.4 * len(models)) if genes is None else (5, 4)
+        ax = plt.figure(figsize=size, layout="constrained").subplots()
+    if genes is None:
+        _draw_models(ax, models)
+    else:
+        _draw_genes(ax, genes, models, sns.color_palette("colorblind"), n_names)
+    sns.despine(ax=ax)
+    if show:
+        plt.show()
+        return None
+    return ax
+
+
+def _draw_models(ax: "Axes", models) -> None:
+    at = np.arange(len(models))
+    ax.axvline(0, color="0.7", lw=1, zorder=0)
+    ax.errorbar(models["elpd_diff"], at, xerr=2 * models["diff_se"], fmt="o", color="black", ms=5, capsize=3)
+    for y, weight in enumerate(models["weight"]):
+        ax.text(1.02, y, f"{weight:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize="small")
+    ax.text(1.02, -0.75, "weight", transform=ax.get_yaxis_transform(), va="center", fontsize="small", style="italic")
+    ax.set_yticks(at, models.index)
+    ax.set(ylim=(len(models) - 0.5, -0.5), xlabel="elpd, difference to the best (nats, ± 2 standard errors)")
+
+
+def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
+    top = max(float(genes["se"].max()), 1.0)
+    for i, (name, part) in enumerate(genes.groupby("key", sort=False)):
+        far = np.abs(part["z"]) > 3
+        colour, marker = colours[i % len(colours)], MARKERS[i % len(MARKERS)]
+        ax.scatter(part["elpd_diff"][~far], part["se"][~far], s=8, marker=marker, color="0.75", lw=0, rasterized=True)
+        label = f"{name} ({int(far.sum())} of {len(part)} genes beyond)"
+        ax.scatter(part["elpd_diff"][far], part["se"][far], s=16, marker=marker, color=colour, lw=0, label=label)
+        beyond = part[far]
+        largest = beyond.loc[beyond["elpd_diff"].abs().sort_values(ascending=False).index[:n_names]]
+        for row in largest.itertuples():
+            ax.annotate(
+                row.gene, (row.elpd_diff, row.se), xytext=(3, 3), textcoords="offset points", fontsize="x-small"
+            )
+    line = np.linspace(0, top, 200)
+    for side in (-3, 3):
+        ax.plot(side * line, line, color="0.4", lw=1, ls="--")
+    ax.axvline(0, color="0.7", lw=1, zorder=0)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xlabel=f"elpd of the gene, difference to {models.index[0]} (nats)", ylabel="standard error (nats)")
+    ax.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(0, 1))

@@ -1,0 +1,80 @@
+"""How undecided cells are between components."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scbayes import get
+from scbayes.pl._strips import draw_strips, height_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+
+def entropy(
+    adata: "AnnData",
+    key: str = "sb",
+    *,
+    groupby: str | None = None,
+    ax: "Axes | None" = None,
+    show: bool | None = None,
+) -> "Axes | None":
+    """Entropy of the cells of each group, up to ln K: points, median (ring) and middle half (bar).
+
+    The data are those of :func:`scbayes.get.entropy`.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, after :func:`scbayes.tl.entropy` by cell.
+    key
+        Its `key_added`.
+    groupby
+        Column of `obs` with groups. Default: the components that :func:`scbayes.tl.assign` assigned the cells to, under
+        the same key; where it was not run, all cells together.
+    ax
+        Where to draw; a new figure if None.
+    show
+        Show the figure. Default: as ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+
+    Returns
+    -------
+    The axes, unless the figure is shown.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`scbayes.get.entropy`; KeyError if there is no such column.
+    """
+    import scanpy as sc
+    import seaborn as sns
+    from matplotlib import pyplot as plt
+
+    table = get.entropy(adata, key)
+    group = _groups(adata, key, groupby)
+    show = sc.settings.autoshow and ax is None if show is None else show
+    if ax is None:
+        ax = plt.figure(figsize=(5, height_of(len(group.categories))), layout="constrained").subplots()
+    draw_strips(ax, table["entropy"].to_numpy(), group)
+    largest = table.attrs["largest"]
+    ax.axvline(largest, color="0.3", ls="--", lw=1, zorder=0)
+    ax.annotate("ln K", (largest, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small")
+    ax.set(xlim=(-0.02 * largest, 1.02 * largest), xlabel="entropy (nats)")
+    sns.despine(ax=ax)
+    if show:
+        plt.show()
+        return None
+    return ax
+
+
+def _groups(adata: "AnnData", key: str, groupby: str | None) -> pd.Categorical:
+    if groupby is None:
+        try:
+            return pd.Categorical(get.assignments(adata, key)["assignment"])
+        except KeyError:
+            return pd.Categorical(["all cells"] * adata.n_obs)
+    if groupby not in adata.obs:
+        msg = f"groupby={groupby!r}: no such column of adata.obs, which has {list(adata.obs.columns)}"
+        raise KeyError(msg)
+    return pd.Categorical(adata.obs[groupby])

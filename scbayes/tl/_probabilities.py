@@ -1,0 +1,135 @@
+"""Probabilities of the components of a fit, at its centre or over draws: what assign and entropy share."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scbayes.models._assignment import (
+    GeneWeights,
+    cell_probabilities,
+    expected_log_total,
+    expecting,
+    gene_probabilities,
+)
+from scbayes.state import Fit
+from scbayes.tl._reading import Reading
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+WEIGHT_TYPES = ("multiplicative", "additive")
+
+
+def check_components(fit: Fit) -> None:
+    """Refuse a fit that is no mixture.
+
+    Raises
+    ------
+    ValueError
+        If it has no components.
+    """
+    if not fit.config.mixture:
+        msg = f"the fit {fit.key!r} has no components: fit with n_components=2 or more, or with labels_key"
+        raise ValueError(msg)
+
+
+def check_draws(n_samples: int | None, temperature: float) -> None:
+    """Refuse settings that make no sense.
+
+    Raises
+    ------
+    ValueError
+        If `n_samples` is no number of draws, or `temperature` not positive.
+    """
+    if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 1):
+        msg = f"n_samples={n_samples!r}: give a whole number of at least 1, or None for the centre of the posterior"
+        raise ValueError(msg)
+    if not 0 < temperature < np.inf:
+        msg = f"temperature={temperature!r}: give a positive number"
+        raise ValueError(msg)
+
+
+def probabilities(
+    reading: Reading,
+    n_samples: int | None,
+    rng: int | np.random.Generator,
+    *,
+    by: str = "cell",
+    temperature: float = 1.0,
+    normalize: bool = False,
+    weights: GeneWeights | None = None,
+    progress: bool = False,
+) -> Iterator[np.ndarray]:
+    """Probabilities of the components, ``(n_cells or n_genes, n_components)``: one draw after another, or the centre.
+
+    Parameters
+    ----------
+    by
+        ``"cell"`` or ``"gene"``; the pooled gene is one of the genes.
+    normalize
+        Divide log likelihoods by the number of genes, or of cells.
+    """
+    from tqdm.auto import tqdm
+
+    fit, counts = reading.fit, reading.counts
+    capture = fit.config.capture
+    centre = fit.centre().parameters
+    log_total = expected_log_total(centre, counts.batch) if capture else None
+    states = iter([centre])
+    if n_samples is not None:
+        states = (draw.parameters for draw in fit.draws(n_samples, np.random.default_rng(rng)))
+    bar = tqdm(states, total=n_samples or 1, desc=by, unit="draw", disable=not progress or n_samples is None)
+    for parameters in bar:
+        # the cell's nu is integrated out: where it was drawn does not matter
+        state = expecting(parameters, log_total, counts.batch) if capture else parameters
+        if by == "gene":
+            scale = counts.n_cells if normalize else 1.0
+            yield gene_probabilities(state, counts, capture=capture, temperature=temperature, scale=scale)
+        else:
+            yield cell_probabilities(
+                state,
+                counts,
+                fit.priors["nu"] if capture else None,
+                unconstrained=fit.config.unconstrained,
+                temperature=temperature,
+                scale=counts.n_genes if normalize else 1.0,
+                weights=weights,
+            )
+
+
+def gene_weights(adata: "AnnData", reading: Reading, weights, weight_type: str) -> GeneWeights | None:
+    """Weights of the genes of ``reading.counts`` from what was given for the genes of ``adata``.
+
+    Raises
+    ------
+    KeyError
+        If a column of var does not exist.
+    ValueError
+        If numbers or shapes make no sense.
+    """
+    if weight_type not in WEIGHT_TYPES:
+        msg = f"unknown weight_type {weight_type!r}; choose one of {', '.join(WEIGHT_TYPES)}"
+        raise ValueError(msg)
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights not in adata.var:
+            msg = f"weights={weights!r}: no such column of adata.var, which has {list(adata.var.columns)}"
+            raise KeyError(msg)
+        weights = adata.var[weights]
+    value, n = np.asarray(weights, float), reading.fit.config.n_components
+    additive = weight_type == "additive"
+    if value.shape != (adata.n_vars,) and not (additive and value.shape == (adata.n_vars, n)):
+        shapes = f"({adata.n_vars},)" + (f" or ({adata.n_vars}, {n})" if additive else "")
+        msg = f"weights has shape {value.shape}, it must be {shapes}"
+        raise ValueError(msg)
+    if not np.isfinite(value).all() or (not additive and value.min() < 0):
+        msg = "weights must be finite" + ("" if additive else " and not negative")
+        raise ValueError(msg)
+    own = value[reading.columns]
+    if additive:
+        return GeneWeights(shift=np.broadcast_to(own.sum(0), (n,)))
+    if reading.counts.n_genes > len(own):  # the genes that were pooled count as one: their mean
+        own = np.append(own, value[~reading.fit.fitted].mean())
+    return GeneWeights(factor=own)

@@ -1,0 +1,305 @@
+"""Mixtures: likelihood, weighted summaries, scores of cells and genes, and fits from counts to posteriors."""
+
+import itertools
+import json
+import subprocess
+import sys
+from functools import cache
+from typing import NamedTuple
+
+import anndata as ad
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from numpyro.handlers import seed, trace
+from scipy import integrate, sparse, stats
+from scipy.special import digamma, expit, logit, logsumexp
+
+import scbayes as sb
+from scbayes.counts import Counts, _counts
+from scbayes.models import Evidence, Model, ModelConfig, NegativeBinomialCounts, evidence_of
+from scbayes.models._components import Labels, marginal_scores, responsibilities
+from scbayes.models._config import MODELS, PARAMETERIZATIONS
+from scbayes.models._evidence import RISE, without_empty
+from scbayes.models._likelihood import MixtureOfCounts
+from scbayes.models._model import Inputs
+from scbayes.models._parameters import Parameters, score_cells, score_genes
+from scbayes.models._posterior import Posterior
+from scbayes.models._priors import default_priors
+from scbayes.models._warm_start import evidence_at
+from scbayes.state import read_fit
+from scbayes.stats._precision import double
+
+# --- by hand: counts of 40 cells and 6 genes in 2 batches and 3 components --------------------------------------------
+
+N_CELLS, N_GENES, N_BATCHES, K = 40, 6, 2, 3
+TOTAL_MRNA = 1500.0
+COMBOS = list(itertools.product(MODELS, PARAMETERIZATIONS))
+#: Models whose cells are seen through interpolation.
+INTERPOLATED = [("nbvcp", "mean_disp"), *(("zinbvcp", coordinates) for coordinates in PARAMETERIZATIONS)]
+every_model = pytest.mark.parametrize(("name", "coordinates"), COMBOS)
+
+
+class Hand(NamedTuple):
+    """A mixture at parameters made by hand, and counts with all that is difficult about counts."""
+
+    model: Model
+    z: dict[str, np.ndarray]  # log or logit
+    counts: Counts
+    u: np.ndarray
+    membership: np.ndarray
+
+    def likelihood(self, shift: float = 0.0) -> NegativeBinomialCounts:
+        values = {name: jnp.asarray(value) for name, value in constrained(self.z, shift).items()}
+        return self.model.likelihood(values, np.log(TOTAL_MRNA), jnp.asarray(self.counts.batch))
+
+    def log_p(self, shift: float = 0.0) -> np.ndarray:
+        """SciPy's log probability of each count under each component, (n_cells, K, n_genes)."""
+        return brute_force(self.model.config, constrained(self.z, shift), self.counts.batch, self.u)
+
+    def inputs(self, counts) -> Inputs:
+        priors = default_priors(self.model.config)
+        return Inputs(counts, priors, jnp.log(TOTAL_MRNA), jnp.asarray(self.counts.batch), self.posterior(0.1))
+
+    def posterior(self, scale: float = 0.0) -> Posterior:
+        """At the parameters; without width of the genes."""
+        gene = np.stack([self.z[site][copy] for site, copy in self.model.columns], -1)
+        n = gene.shape[-1]
+        glob = np.concatenate([self.z[site] for site in self.model.config.global_sites] or [np.zeros(0)])
+        cell = self.z.get("nu", np.zeros(0))
+        parts = gene, np.zeros((*gene.shape, n)), np.zeros((*gene.shape, self.model.n_factors)), glob
+        return Posterior(*parts, scale + 0 * glob, cell, scale + 0 * cell, np.ones(K), self.membership)
+
+
+def constrained(z: dict, shift: float = 0.0) -> dict[str, np.ndarray]:
+    """Parameters at log or logit coordinates; those of genes moved by ``shift``."""
+    moved = {site: x if site == "nu" else x + shift for site, x in z.items()}
+    return {site: expit(x) if site in ("p", "gate") else np.exp(x) for site, x in moved.items()}
+
+
+def brute_force(config: ModelConfig, values: dict, batch: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """The models of the documentation, cell by cell and component by component."""
+    log_p = np.zeros((len(u), config.n_components, u.shape[1]))
+    for c, k in itertools.product(range(len(u)), range(config.n_components)):
+        own = {}
+        for site, value in values.items():
+            if site != "nu":
+                of_batch = value[batch[c] if len(value) > 1 else 0]
+                own[site] = of_batch[k] if site in config.gene_sites else of_batch
+        match config.parameterization:
+            case "standard":
+                r = own["r"]
+                odds = own["p"] / (1 - own["p"]) if "p" in own else TOTAL_MRNA / r.sum()
+            case "linked":
+                odds = own["p"] / (1 - own["p"])
+                r = own["mu"] / odds
+            case "odds_ratio":
+                odds, r = 1 / own["phi"], own["mu"] * own["phi"]
+            case "mean_disp":
+                odds, r = own["mu"] / own["r"], own["r"]
+        odds = odds * (values["nu"][c] if config.capture else 1.0)
+        log_p[c, k] = gated(stats.nbinom.logpmf(u[c], r, 1 / (1 + odds)), u[c], own.get("gate"))
+    return log_p
+
+
+def gated(log_p: np.ndarray, u: np.ndarray, gate) -> np.ndarray:
+    if gate is None:
+        return log_p
+    opened = np.log1p(-gate) + log_p
+    return np.where(u == 0, np.logaddexp(np.log(gate), opened), opened)
+
+
+@cache
+def by_hand(name: str, coordinates: str) -> Hand:
+    rng = np.random.default_rng(COMBOS.index((name, coordinates)))
+    config = ModelConfig(name, coordinates, n_batches=N_BATCHES, per_batch=("r" if coordinates == "standard" else "mu",))
+    model = Model.of(ModelConfig(**config.to_json() | {"n_components": K}))
+    shape = (N_BATCHES, K, N_GENES)
+    r, mu = rng.normal(0, 1, shape), rng.normal(2, 1, shape)
+    r[..., 0], mu[..., 0] = np.log(0.02), np.log(200)
+    z = {"r": r, "mu": mu, "gate": logit(rng.beta(1, 5, shape)), "p": logit([0.7, 0.4]), "phi": np.log([0.5, 2.0])}
+    z = {site: z[site][: model.config.copies(site)] for site in model.config.sites if site != "nu"}
+    if model.config.capture:
+        z["nu"] = rng.uniform(np.log(0.05), np.log(0.5), N_CELLS)
+    batch = rng.integers(0, N_BATCHES, N_CELLS).astype(np.int32)
+    u = rng.negative_binomial(0.5, 0.03, (N_CELLS, N_GENES)) * (rng.random((N_CELLS, N_GENES)) < 0.6)
+    u[2:8, 1] = [RISE - 1, RISE, RISE + 1, 63, 64, 65]  # where the code changes its way
+    u[2:4, 2], u[0], u[:, 3] = [900, 901], 0, 0  # large counts, an empty cell, an empty gene
+    membership = rng.dirichlet(np.ones(K), N_CELLS)
+    membership[:10] = np.eye(K)[rng.integers(0, K, 10)]
+    return Hand(model, z, Counts(sparse.csr_array(u), batch, N_BATCHES), u, membership)
+
+
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_dense_likelihood_is_that_of_scipy(name, coordinates):
+    this = by_hand(name, coordinates)
+    weights = np.array([0.5, 0.3, 0.2])
+    expected = this.log_p()
+    with double():
+        likelihood = this.likelihood()
+        mixture = MixtureOfCounts(likelihood, jnp.asarray(weights))
+        of_component = [mixture.of_component(k).cell_log_prob(this.u) for k in range(K)]
+        found = mixture.log_prob(jnp.asarray(this.u))
+        given = mixture.of_component(np.arange(N_CELLS) % K).cell_log_prob(this.u)
+    np.testing.assert_allclose(np.stack(of_component, 1), expected.sum(2), rtol=1e-9)
+    np.testing.assert_allclose(found, logsumexp(expected.sum(2) + np.log(weights), 1).sum(), rtol=1e-10)
+    np.testing.assert_allclose(given, expected.sum(2)[np.arange(N_CELLS), np.arange(N_CELLS) % K], rtol=1e-9)
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_sampled_counts(gate):
+    rng = np.random.default_rng(0)
+    r, mean = rng.gamma(2, 1, (4, 3)), rng.gamma(2, 2, (4, 3))  # two batches of two components, three genes
+    closed = rng.beta(1, 3, (4, 3)) if gate else np.zeros((4, 3))
+    nu, first, weights = np.array([1.0, 0.4]), np.array([2, 0]), np.array([0.7, 0.3])
+    parts = jnp.log(r), jnp.log(mean / r), jnp.log(nu), jnp.asarray(logit(closed)) if gate else None
+    mixture = MixtureOfCounts(NegativeBinomialCounts(*parts, jnp.asarray(first)), jnp.asarray(weights))
+    n = 20_000
+    u = np.asarray(jax.jit(lambda key: mixture.sample(key, (n,)))(jax.random.key(1)), float)
+    assert u.shape == (n, 2, 3)
+    assert mixture.sample(jax.random.key(2)).shape == (2, 3)
+    assert mixture.sample(jax.random.key(2), (2, 5)).shape == (2, 5, 2, 3)
+    group = first[:, None] + np.arange(2)  # (cell, component)
+    m, size, kept = mean[group] * nu[:, None, None], r[group], 1 - closed[group]  # (cell, component, gene)
+    product = np.einsum("k,ckg,ckh->cgh", weights, kept * m, kept * m)  # cells belong to one component in all genes
+    square = np.einsum("k,ckg->cg", weights, kept * (m + m**2 / size + m**2))
+    product[:, np.arange(3), np.arange(3)] = square
+
+    def off(x, expected):
+        return np.abs(x.mean(0) - expected) / (x.std(0) / np.sqrt(n))  # in standard errors
+
+    assert off(u, np.einsum("k,ckg->cg", weights, kept * m)).max() < 4.5
+    assert off(u[..., :, None] * u[..., None, :], product).max() < 4.5
+    assert off(u == 0, np.einsum("k,ckg->cg", weights, 1 - kept + kept * (1 + m / size) ** -size)).max() < 4.5
+    between = np.corrcoef(u.reshape(n, 6), rowvar=False)[:3, 3:]
+    assert np.abs(between).max() < 5 / np.sqrt(n)  # cells are drawn independently
+
+
+@pytest.mark.parametrize(
+    ("name", "coordinates"),
+    [("nbdm", "standard"), ("zinb", "mean_disp"), ("nbvcp", "standard"), ("zinbvcp", "odds_ratio")],
+)
+def test_program_of_dense_counts(name, coordinates):
+    this = by_hand(name, coordinates)
+    config = this.model.config
+    with double():
+        drawn = trace(seed(this.model.program, 0)).get_trace(this.inputs(None))
+        seen = trace(seed(this.model.program, 0)).get_trace(this.inputs(jnp.asarray(this.u)))
+        guide = trace(seed(this.model.guide, 0)).get_trace(this.inputs(jnp.asarray(this.u)))
+        found = {site: float(seen[site]["fn"].log_prob(seen[site]["value"])) for site in seen}
+    assert set(drawn) == {*config.sites, "weights", "counts"}
+    assert {site for site in guide if not site.startswith("_") and guide[site]["type"] == "sample"} == {
+        *config.sites,
+        "weights",
+    }
+    for site in config.gene_sites:
+        assert drawn[site]["value"].shape == (config.copies(site), K, N_GENES)
+        assert guide[site]["value"].shape == (config.copies(site), K, N_GENES)
+    for site in config.global_sites:
+        assert drawn[site]["value"].shape == (config.copies(site),)
+    assert drawn["weights"]["value"].shape == guide["weights"]["value"].shape == (K,)
+    assert drawn["counts"]["value"].shape == this.u.shape
+    assert np.asarray(drawn["counts"]["value"]).min() >= 0
+    assert np.isfinite(list(found.values())).all()
+    values = {site: np.asarray(seen[site]["value"]) for site in config.sites}
+    log_p = brute_force(config, values, this.counts.batch, this.u).sum(2)
+    expected = logsumexp(log_p + np.log(seen["weights"]["value"]), 1).sum()
+    np.testing.assert_allclose(found["counts"], expected, rtol=1e-8)
+
+
+# --- weighted summaries -----------------------------------------------------------------------------------------------
+
+
+def weighted(this: Hand, counts: Counts | None = None) -> Evidence:
+    counts = this.counts if counts is None else counts
+    return evidence_of(counts.weigh(counts.summarise(), this.membership))
+
+
+@pytest.mark.parametrize("format", ["csr", "csc", "dense", "float", "blocks"])
+def test_weighted_summary(format, monkeypatch):
+    this = by_hand("nbvcp", "linked")
+    x = {"csc": sparse.csc_array(this.u), "dense": this.u, "float": sparse.csr_array(this.u.astype(np.float32))}
+    if format == "blocks":
+        monkeypatch.setattr("scbayes.counts._blocks.BLOCK_BYTES", 400)
+    counts = Counts(x.get(format, this.u), this.counts.batch, N_BATCHES)
+    assert len(list(counts.blocks())) > 3 or format != "blocks"
+    summary = counts.summarise()
+    found = counts.weigh(summary, this.membership)
+    assert (found.n_components, found.n_groups) == (K, N_BATCHES * K)
+    expected = {}
+    for c, g in np.argwhere(this.u):
+        for k in range(K):
+            row = (this.counts.batch[c] * K + k) * N_GENES + g
+            expected[row, this.u[c, g]] = expected.get((row, this.u[c, g]), 0) + this.membership[c, k]
+    pairs = sorted(expected)
+    np.testing.assert_array_equal(np.stack([found.row, found.count], 1), pairs)
+    np.testing.assert_allclose(found.cells, [expected[pair] for pair in pairs], rtol=1e-12, atol=1e-15)
+    group = np.eye(N_BATCHES)[this.counts.batch]
+    cells = np.einsum("cb,ck->bk", group, this.membership)
+    np.testing.assert_allclose(found.group_cells, cells.ravel(), rtol=1e-12)
+    total = np.einsum("cb,ck,cg->bkg", group, this.membership, this.u)
+    np.testing.assert_allclose(found.gene_total, total.reshape(-1, N_GENES), rtol=1e-12)
+    seen = np.einsum("cb,ck,cg->bkg", group, this.membership, this.u > 0)
+    np.testing.assert_allclose(found.gene_detected, seen.reshape(-1, N_GENES), rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(summary.membership, np.ones((N_CELLS, 1)))  # what was weighed is as before
+    assert summary.cells.dtype == np.int64
+
+
+def test_survivors_of_weighted_cells():
+    this = by_hand("nbvcp", "linked")
+    evidence = weighted(this)
+    group = np.eye(N_BATCHES)[this.counts.batch]
+    above = this.u[..., None] > np.arange(RISE)
+    expected = np.einsum("cb,ck,cgj->bkgj", group, this.membership, above).reshape(-1, RISE)
+    found = np.zeros_like(expected)
+    found[np.asarray(evidence.rise_row), np.asarray(evidence.rise_j, int)] = evidence.rise_cells
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # JAX's own precision
+    assert (np.asarray(evidence.tail_count) > RISE).all()
+    few = without_empty(evidence)
+    assert len(few.rise_row) <= len(evidence.rise_row)
+    assert np.asarray(few.rise_cells).min() > 1e-7
+
+
+@every_model
+def test_likelihood_of_weighted_cells(name, coordinates):
+    this = by_hand(name, coordinates)
+    priors = default_priors(this.model.config)
+    interpolated = (name, coordinates) in INTERPOLATED
+    with double():
+        evidence = weighted(this)
+        if interpolated:
+            parts = this.counts, this.counts.summarise(), priors, this.posterior(), np.log(TOTAL_MRNA)
+            evidence = evidence_at(this.model, *parts)
+        for shift in (0.0, 0.2):  # also away from the genes' parameters at which cells were anchored
+            expected = np.einsum("ck,ckg->", this.membership, this.log_p(shift))
+            found = this.likelihood(shift).log_prob(evidence)
+            tolerance = {"rtol": 0, "atol": 1e-3} if interpolated else {"rtol": 1e-10}
+            np.testing.assert_allclose(found, expected, **tolerance)
+        np.testing.assert_allclose(this.likelihood().log_prob(without_empty(evidence)), this.likelihood().log_prob(evidence), rtol=1e-12)
+
+        def total(z):
+            values = {s: jax.nn.sigmoid(x) if s in ("p", "gate") else jnp.exp(x) for s, x in z.items()}
+            return this.model.likelihood(values, np.log(TOTAL_MRNA), jnp.asarray(this.counts.batch)).log_prob(evidence)
+
+        gradient = jax.grad(total)({site: jnp.asarray(x) for site, x in this.z.items()})
+    h = 1e-5
+    for site, slope in gradient.items():
+        assert np.isfinite(slope).all(), site
+        if site in this.model.config.gene_sites:
+            at = (0, 1, 2)
+            step = np.zeros_like(this.z[site])
+            step[at] = h
+            up, down = (this._replace(z=this.z | {site: this.z[site] + sign * step}).log_p() for sign in (1, -1))
+            expected = np.einsum("ck,ckg->", this.membership, up - down) / (2 * h)
+            assert slope[at] == pytest.approx(expected, rel=1e-4, abs=5e-3), site
+    if interpolated:  # the slope of each cell, at its anchor
+        step = {"nu": this.z["nu"] + h}, {"nu": this.z["nu"] - h}
+        up, down = (this._replace(z=this.z | part).log_p() for part in step)
+        expected = np.einsum("ck,ckg->c", this.membership, up - down) / (2 * h)
+        np.testing.assert_allclose(gradient["nu"], expected, atol=0.05, rtol=1e-3)
