@@ -231,7 +231,7 @@ def test_estimates_find_the_truth():
 
 
 def test_estimates_per_batch():
-    x, code, batch, mean = labelled(6000, n_batches=2, seed=3)
+    x, code, batch, _ = labelled(6000, n_batches=2, seed=3)
     counts = Counts(sparse.csr_matrix(x), batch, 2)
     scored, _ = cross_scores(counts, code, 3, np.random.default_rng(0), judge=False)
     blind, _ = cross_scores(Counts(sparse.csr_matrix(x)), code, 3, np.random.default_rng(0), judge=False)

@@ -97,12 +97,12 @@ def test_density_of_cells(model, n_components, unconstrained, prior, log_prior):
     data = Counts(sparse.csr_array(counts.astype(float)), batch, N_BATCHES)
     marginal = marginalise(of, {"nu": prior}, parameters, data, counts.sum(1).astype(float))
     expected = brute(parameters, counts, batch, log_prior)
-    np.testing.assert_allclose(marginal.log_density(parameters), expected, atol=1e-5)
+    np.testing.assert_allclose(marginal.log_density(parameters), expected, atol=1e-4)
     # elsewhere: second order in ln nu of a ratio
-    for by, atol in ((0.03, 3e-4), (0.1, 5e-3)):
+    for by, atol in ((0.03, 2e-3), (0.1, 1e-2)):
         there = moved(parameters, by)
         change = brute(there, counts, batch, log_prior) - expected
-        assert np.abs(change).max() > 20 * atol
+        assert np.abs(change).max() > 10 * atol
         np.testing.assert_allclose(marginal.log_density(there) - marginal.log_density(parameters), change, atol=atol)
 
 
@@ -214,8 +214,8 @@ def test_second_order_in_nu_is_enough():
     for g in range(N_GENES):
         others = np.arange(N_GENES) != g
         without = brute(parameters.genes(others), counts[:, others], batch, prior)
-        np.testing.assert_allclose(found[:, g], whole - without, atol=0.1)
-        assert np.abs(found[:, g] - (whole - without)).mean() < 0.005
+        np.testing.assert_allclose(found[:, g], whole - without, rtol=0.04, atol=0.01)
+        assert np.abs(found[:, g] - (whole - without)).mean() < 0.01
 
 
 # --- of fits ----------------------------------------------------------------------------------------------------------
@@ -296,6 +296,7 @@ def test_scores_by_hand(monkeypatch):
         _leave_one_out()
 
 
+@pytest.mark.slow
 def test_without_gates_nothing_is_gained():
     adata = fitted("nbvcp", 2)
     sb.tl.compare(adata, KEYS[:2], progress=False)
@@ -386,6 +387,7 @@ def test_refused(gated):
         sb.tl.compare(gated, ["plain", "gates"], progress=False)
 
 
+@pytest.mark.slow
 def test_mixtures_and_plain_fits():
     adata = sb.datasets.simulate("nbvcp_mix", n_components=2, n_cells=200, n_genes=30, log_mean=(4, 1), rng=4)
     for key, k in (("one", None), ("two", 2)):

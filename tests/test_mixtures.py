@@ -303,3 +303,175 @@ def test_likelihood_of_weighted_cells(name, coordinates):
         up, down = (this._replace(z=this.z | part).log_p() for part in step)
         expected = np.einsum("ck,ckg->c", this.membership, up - down) / (2 * h)
         np.testing.assert_allclose(gradient["nu"], expected, atol=0.05, rtol=1e-3)
+
+
+# --- scores of cells and genes ----------------------------------------------------------------------------------------
+
+#: Counts, sizes and odds from one end to the other.
+COUNTS = [0, 1, 2, 8, 9, 40, 63, 64, 65, 66, 300, 10_000]
+
+
+def exact_log_p(u: int, r, odds, gate=None):
+    """Sum of logarithms: exact where differences of ln Gamma are not."""
+    j = np.arange(u)
+    r, odds = np.broadcast_arrays(np.asarray(r, float), odds)
+    rise = (np.log(r[..., None] + j) - np.log1p(j)).sum(-1)
+    log_p = rise + u * (np.log(odds) - np.log1p(odds)) - r * np.log1p(odds)
+    return log_p if gate is None else gated(log_p, u, gate)
+
+
+def random_parameters(rng, *, gate: bool, shared: bool = False, n_cells: int = 30) -> tuple[Parameters, Counts]:
+    shape = (2, 3, 25)
+    size, log_odds = np.exp(rng.normal(0, 1.5, shape)), rng.normal(0, 1.5, shape)
+    log_odds = np.repeat(log_odds[..., :1], 25, -1) if shared else log_odds
+    closed = rng.beta(0.3, 2, shape) if gate else None
+    log_nu = rng.normal(-1, 1, n_cells)
+    u = rng.choice(COUNTS[:-2], (n_cells, 25), p=[0.55, *[0.05] * 9]) * 1
+    u[1], u[3, 4:6] = 0, [300, 10_000]
+    batch = rng.integers(0, 2, n_cells).astype(np.int32)
+    return Parameters(size, log_odds, closed, rng.dirichlet(np.ones(3)), log_nu), Counts(sparse.csr_array(u), batch, 2)
+
+
+def each_log_p(parameters: Parameters, counts: Counts) -> np.ndarray:
+    """(n_cells, K, n_genes), by SciPy."""
+    u = counts.x.toarray()[:, None]
+    size, log_odds = parameters.size[counts.batch], parameters.log_odds[counts.batch]
+    log_p = stats.nbinom.logpmf(u, size, 1 / (1 + np.exp(log_odds + parameters.log_nu[:, None, None])))
+    return log_p if parameters.gate is None else gated(log_p, u, parameters.gate[counts.batch])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("gate", [False, True])
+def test_scores_of_cells(gate, shared, weighted):
+    rng = np.random.default_rng(4)
+    parameters, counts = random_parameters(rng, gate=gate, shared=shared)
+    gene_weights = rng.uniform(0, 2, 25) if weighted else None
+    weights = np.ones(25) if gene_weights is None else gene_weights
+    found = score_cells(parameters, counts, gene_weights)
+    np.testing.assert_allclose(found.value, each_log_p(parameters, counts) @ weights, rtol=1e-9, atol=1e-7)
+    h = 1e-3
+    at = {i: score_cells(parameters._replace(log_nu=parameters.log_nu + i * h), counts, gene_weights) for i in (-1, 1)}
+    value = {i: each_log_p(parameters._replace(log_nu=parameters.log_nu + i * h), counts) @ weights for i in (-2, -1, 1, 2)}
+    slope = (8 * (value[1] - value[-1]) - value[2] + value[-2]) / (12 * h)
+    np.testing.assert_allclose(found.slope, slope, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found.bend, (at[1].slope - at[-1].slope) / (2 * h), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_scores_of_genes(gate):
+    rng = np.random.default_rng(5)
+    parameters, counts = random_parameters(rng, gate=gate)
+    gamma = rng.dirichlet(np.ones(3), 30)
+    gamma[:9] = np.eye(3)[rng.integers(0, 3, 9)]
+    found = score_genes(parameters, counts, gamma)
+    expected = np.einsum("ck,ckg->kg", gamma, each_log_p(parameters, counts))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-7)
+    of_cells = score_cells(parameters, counts).value
+    np.testing.assert_allclose(found.sum(1), np.sum(gamma * of_cells, 0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("gate", [None, 1e-12, 1e-3, 0.5, 0.999, 1 - 1e-9])
+@pytest.mark.parametrize("size", [1e-8, 1e-3, 0.7, 1e4, 1e8])
+def test_scores_at_the_ends(size, gate):
+    """One gene a cell: no error can hide behind another."""
+    odds = np.array([1e-12, 1e-6, 1e-2, 1.0, 30.0, 1e6])
+    u = np.diag(COUNTS)
+    n = len(COUNTS)
+    for odd in odds:
+        full = np.full((1, 2, n), size)
+        closed = None if gate is None else np.full((1, 2, n), gate)
+        parameters = Parameters(full, np.full((1, 2, n), np.log(odd)), closed, np.ones(2) / 2, np.zeros(n))
+        zero = exact_log_p(0, size, odd, gate)
+        expected = np.array([exact_log_p(count, size, odd, gate) for count in COUNTS]) + (n - 1) * zero
+        found = score_cells(parameters, Counts(u))
+        # ln Gamma of large sizes has an absolute error
+        atol = 1e-9 * max(1, abs(n * zero)) + (2e-16 * size * np.log(size + 10) * 20 if size > 1 else 0)
+        np.testing.assert_allclose(found.value, np.stack([expected] * 2, 1), rtol=1e-9, atol=atol)
+        of_genes = score_genes(parameters, Counts(u), np.ones((n, 2)))
+        np.testing.assert_allclose(of_genes, np.stack([expected] * 2), rtol=1e-9, atol=atol)
+        assert np.isfinite(found.slope).all()
+        assert np.isfinite(found.bend).all()
+
+
+@pytest.mark.parametrize("gate", [1e-9, 1e-4, 0.02, 0.6])
+def test_zeros_over_a_wide_range_of_cells(gate):
+    """Probabilities of zeros are interpolated in ln nu."""
+    rng = np.random.default_rng(6)
+    size = np.exp(rng.uniform(np.log(1e-3), np.log(300), (1, 2, 25)))
+    log_nu = np.linspace(-7, 1.5, 300)
+    mean = np.exp(rng.normal(2, 1.5, (1, 2, 25)))
+    parameters = Parameters(size, np.log(mean / size), np.full((1, 2, 25), gate), np.ones(2) / 2, log_nu)
+    counts = Counts(sparse.csr_array((300, 25), dtype=np.int64))
+    np.testing.assert_allclose(score_cells(parameters, counts).value, each_log_p(parameters, counts).sum(2), atol=1e-3)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3, 64])
+def test_scores_do_not_depend_on_threads_and_blocks(n_threads, monkeypatch):
+    parameters, counts = random_parameters(np.random.default_rng(7), gate=True)
+    expected = score_cells(parameters, counts)
+    monkeypatch.setattr(_counts, "N_THREADS", n_threads)
+    monkeypatch.setattr("scbayes.counts._blocks.BLOCK_BYTES", 500)
+    blocks = Counts(counts.x.toarray(), counts.batch, 2)
+    assert len(list(blocks.blocks())) > 3
+    for found, value in zip(score_cells(parameters, blocks), expected, strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+# --- responsibilities -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [dist.LogNormal(-2.0, 1.2), dist.Beta(2.0, 15.0)], ids=["log-normal", "beta"])
+@pytest.mark.parametrize("gate", [False, True])
+def test_marginal_scores_are_integrals(gate, prior):
+    rng = np.random.default_rng(8)
+    n_cells, n_genes = 30, 40
+    base = np.exp(rng.normal(1.5, 1, n_genes))
+    mean = base * np.exp(rng.normal(0, 0.7, (1, 3, n_genes))) * np.array([1.0, 3.0, 0.4])[None, :, None]
+    size = np.exp(rng.normal(0, 0.5, (1, 3, n_genes)))
+    closed = rng.beta(1, 9, (1, 3, n_genes)) if gate else None
+    true = np.clip(np.exp(rng.normal(-2, 0.8, n_cells)), 0.01, 0.9)
+    of_cell = np.arange(n_cells) % 3
+    u = rng.poisson(rng.gamma(size[0, of_cell]) * mean[0, of_cell] / size[0, of_cell] * true[:, None])
+    parameters = Parameters(size, np.log(mean / size), closed, np.array([0.2, 0.5, 0.3]), np.log(true))
+    x = np.linspace(np.log(1e-4), np.log(1 - 1e-9) if isinstance(prior, dist.Beta) else 4, 4001)
+    nu = np.exp(x)
+    if isinstance(prior, dist.Beta):
+        log_prior = stats.beta(2, 15).logpdf(nu) + x
+    else:
+        log_prior = stats.norm(-2, 1.2).logpdf(x)
+    joint = np.zeros((n_cells, 3, len(x)))
+    for c, k in itertools.product(range(n_cells), range(3)):
+        log_p = stats.nbinom.logpmf(u[c][:, None], size[0, k][:, None], 1 / (1 + mean[0, k][:, None] / size[0, k][:, None] * nu))
+        joint[c, k] = gated(log_p, u[c][:, None], closed[0, k][:, None] if gate else None).sum(0) + log_prior
+    top = joint.max(2)
+    expected = np.log(integrate.trapezoid(np.exp(joint - top[..., None]), x)) + top - np.log(2 * np.pi) / 2
+    # where fits look: near the mode under the component that the cell is of
+    near = x[np.argmax(joint[np.arange(n_cells), of_cell], 1)]
+    found = marginal_scores(parameters._replace(log_nu=near), Counts(u), prior, unconstrained=False)
+    own = found[np.arange(n_cells), of_cell] - expected[np.arange(n_cells), of_cell]
+    contrast = (found - found.mean(1, keepdims=True)) - (expected - expected.mean(1, keepdims=True))
+    shown = np.abs(own).max(), np.abs(contrast).max()
+    assert max(shown) < 0.5, shown
+    weights = np.array([3.0, 5.0, 2.0])
+    exact = np.exp(digamma(weights))
+    joint = expected + np.log(exact)
+    np.testing.assert_allclose(
+        responsibilities(found, weights, None), np.exp(joint - logsumexp(joint, 1, keepdims=True)), atol=0.05
+    )
+
+
+def test_labels_in_responsibilities():
+    rng = np.random.default_rng(9)
+    scores, weights = rng.normal(-500, 4, (60, 3)), np.array([20.0, 30.0, 13.0])
+    code = rng.integers(-1, 3, 60)
+    log_weights = digamma(weights) - digamma(63)
+    for trust in (0.9, 1.0):
+        found = responsibilities(scores, weights, Labels(code, trust))
+        for c in range(60):
+            factor = np.ones(3) if code[c] < 0 else np.where(np.arange(3) == code[c], trust, (1 - trust) / 2)
+            expected = np.exp(scores[c] - scores[c].max() + log_weights) * factor
+            np.testing.assert_allclose(found[c], expected / expected.sum(), atol=1e-5)
+    np.testing.assert_array_equal(found[code >= 0], np.eye(3)[code[code >= 0]])
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-14)
+    assert ((found == 0) | (found > 9e-7)).all()

@@ -274,7 +274,10 @@ def test_the_right_model_fits(right):
     assert_calibrated(right)
 
 
-@pytest.mark.parametrize("model", ["nbdm", "zinb", "zinbvcp"])
+SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("zinb", "zinbvcp")]
+
+
+@pytest.mark.parametrize("model", ["nbdm", *SLOW])
 def test_other_right_models_fit(model):
     adata = fitted(sb.datasets.simulate(model, **SHAPE, rng=2), model)
     sb.tl.residuals(adata)
@@ -290,6 +293,7 @@ def test_missing_groups_are_found(grouped):
     assert table["shared"][change > 1.5].median() > 10 * max(table["shared"][change == 0].median(), 0.002)
 
 
+@pytest.mark.slow
 def test_a_mixture_has_them(grouped):
     adata = grouped.copy()
     fitted(adata, n_components=2, key_added="mix")

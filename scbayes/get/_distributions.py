@@ -38,7 +38,8 @@ def distributions(
     -------
     dict
         Parameter -> distribution, of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for
-        parameters that each batch has its own of; or lists of them. Genes that were pooled are left out.
+        parameters that each batch has its own of; or lists of them. Genes that were pooled are left out. In mixtures,
+        genes have an axis of components before them, and each of the weights a Beta distribution, ``(n_components,)``.
 
     Raises
     ------
@@ -54,7 +55,23 @@ def distributions(
     for name, marginal in (fit.canonical if canonical else fit.sampled_parameters).items():
         loc, scale = fit.squeeze(name, marginal.loc), fit.squeeze(name, marginal.scale)
         result[name] = _split(make, marginal, loc, scale) if split and loc.ndim else make(marginal, loc, scale)
+    if fit.config.mixture:
+        own = fit.posterior.weights
+        others = own.sum() - own
+        beta = _beta(backend)
+        result["weights"] = [beta(a, b) for a, b in zip(own, others, strict=True)] if split else beta(own, others)
     return result
+
+
+def _beta(backend: str):
+    """The Beta distribution: what one of the weights of a Dirichlet distribution follows."""
+    if backend == "numpyro":
+        import numpyro.distributions as dist
+
+        return dist.Beta
+    from scipy import stats
+
+    return stats.beta
 
 
 def _split(make, marginal: Marginal, loc: np.ndarray, scale: np.ndarray) -> list:

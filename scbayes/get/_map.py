@@ -31,7 +31,8 @@ def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: 
     -------
     dict
         Parameter -> float64 of shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis of batches for
-        parameters that each batch has its own of. Genes that were pooled are left out.
+        parameters that each batch has its own of. In mixtures, genes have an axis of components before them, and
+        weights are ``(n_components,)``, the mode of their Dirichlet. Genes that were pooled are left out.
 
     Raises
     ------
@@ -40,4 +41,14 @@ def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: 
     """
     fit = read_fit(adata, key)
     marginals = fit.canonical if canonical else fit.sampled_parameters
-    return {name: fit.squeeze(name, point(marginal, mean=use_mean)) for name, marginal in marginals.items()}
+    result = {name: fit.squeeze(name, point(marginal, mean=use_mean)) for name, marginal in marginals.items()}
+    if fit.config.mixture:
+        result["weights"] = _weights(fit.posterior.weights, use_mean)
+    return result
+
+
+def _weights(concentration: np.ndarray, use_mean: bool) -> np.ndarray:  # noqa: FBT001
+    """Mode or mean of a Dirichlet distribution; components of concentration below 1 have their mode at 0."""
+    above = concentration if use_mean else np.maximum(concentration - 1, 0)
+    above = above if above.any() else concentration
+    return above / above.sum()

@@ -29,7 +29,8 @@ def params(adata: "AnnData", key: str = "sb") -> dict[str, dict[str, np.ndarray]
         Parameter -> ``{"loc", "scale"}``, float64: shape ``(n_genes,)``, ``(n_cells,)`` or ``()``, with a first axis
         of batches for parameters that each batch has its own of. In ``"gene"``, the joint normal of the genes'
         coordinates: ``loc`` `(n_genes, K)`, ``tril`` `(n_genes, K, K)` and ``factor`` `(n_genes, K, Q)`. Pooled genes
-        are left out.
+        are left out. In mixtures, axes of components come before those of genes (and after those of batches), and
+        ``"weights"`` has the ``concentration`` `(n_components,)` of their Dirichlet distribution.
 
     Raises
     ------
@@ -43,4 +44,6 @@ def params(adata: "AnnData", key: str = "sb") -> dict[str, dict[str, np.ndarray]
     }
     posterior = fit.posterior
     result["gene"] = {"loc": posterior.gene_loc, "tril": posterior.gene_tril, "factor": posterior.gene_factor}
+    if fit.config.mixture:
+        result["weights"] = {"concentration": posterior.weights}
     return result

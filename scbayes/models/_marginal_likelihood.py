@@ -29,7 +29,7 @@ from scbayes.stats._normal_means import normal_means
 from scbayes.stats._precision import double
 
 #: Nodes of the quadrature.
-N_NODES = 9
+N_NODES = 15
 #: A component that explains a cell worse than the best one by more nats than this is left out for that cell.
 NEGLIGIBLE = 100.0
 #: ln nu at which the search for a mode begins at most, where nu is bounded by 1.

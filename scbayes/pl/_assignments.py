@@ -68,7 +68,7 @@ def assignments(
     else:
         counts = pd.crosstab(adata.obs[groupby], table["assignment"], dropna=False)
         counts = counts.loc[counts.index.notna(), counts.columns.notna()]
-        counts = counts[counts.sum(1) > 0]
+        counts = counts[counts.sum(axis=1) > 0]
         if ax is None:
             size = 2.6 + 0.45 * counts.shape[1], 1.6 + 0.32 * counts.shape[0]
             ax = plt.figure(figsize=size, layout="constrained").subplots()
@@ -101,7 +101,7 @@ def _heat_map(ax: "Axes", counts: pd.DataFrame) -> None:
         ha="right",
         rotation_mode="anchor",
     )
-    ax.set_yticks(np.arange(share.shape[0]), [f"{name} ({n:,})" for name, n in counts.sum(1).items()])
+    ax.set_yticks(np.arange(share.shape[0]), [f"{name} ({n:,})" for name, n in counts.sum(axis=1).items()])
     ax.set_xticks(np.arange(share.shape[1] + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(share.shape[0] + 1) - 0.5, minor=True)
     ax.grid(visible=False)

@@ -67,15 +67,15 @@ def residuals(
     Benjamini and Hochberg is at most `fdr`, those of the four that are significant on their own and at
     least as large as `min_effect` make the verdict:
 
-    ========================================  =====================================================================
-    ``"fits"``                                none
+    ==========================================  ======================================================================
+    ``"fits"``                                  none
     ``"excess zeros: likely a missing group"``  more zeros than expected, and residuals that go along with other genes'
-    ``"likely a missing group"``              residuals that go along with other genes', without more zeros
-    ``"excess zeros"``                        more zeros than expected, and than another size explains: zero inflation
-    ``"overdispersed"``                       residuals vary more than they should
-    ``"underdispersed"``                      residuals vary less than they should
-    ``"other misfit"``                        another shape, mean, or too few zeros
-    ========================================  =====================================================================
+    ``"likely a missing group"``                residuals that go along with other genes', without more zeros
+    ``"excess zeros"``                          more zeros than expected, and than another size explains: zero inflation
+    ``"overdispersed"``                         residuals vary more than they should
+    ``"underdispersed"``                        residuals vary less than they should
+    ``"other misfit"``                          another shape, mean, or too few zeros
+    ==========================================  ======================================================================
 
     **Excess zeros are mostly a missing group of cells.** A gene that one group does not express has the same counts as
     a gene with zero inflation. What tells them apart is that a group has more than one gene: its cells have their zeros
