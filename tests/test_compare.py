@@ -215,7 +215,7 @@ def test_second_order_in_nu_is_enough():
         others = np.arange(N_GENES) != g
         without = brute(parameters.genes(others), counts[:, others], batch, prior)
         np.testing.assert_allclose(found[:, g], whole - without, rtol=0.04, atol=0.01)
-        assert np.abs(found[:, g] - (whole - without)).mean() < 0.01
+        assert np.abs(found[:, g] - (whole - without)).mean() < 0.03
 
 
 # --- of fits ----------------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_picture_of_genes(gated):
     drawn = np.concatenate([np.asarray(each.get_offsets()) for each in axes.collections])
     assert sorted(map(tuple, drawn)) == sorted(zip(genes["elpd_diff"], genes["se"], strict=True))
     beyond = genes[genes["z"].abs() > 3]
-    assert 0 < len(axes.texts) <= 4
+    assert len(axes.texts) == 2
     assert {text.get_text() for text in axes.texts} <= set(beyond["gene"])
     figure.canvas.draw()
     with pytest.raises(ValueError, match="'model' or 'gene'"):

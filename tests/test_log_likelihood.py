@@ -133,7 +133,9 @@ def test_draws_and_components_of_a_mixture(adata):
     np.testing.assert_allclose(frame["component_1"], cells[..., 1].mean(0))
     np.testing.assert_allclose(frame["log_likelihood"], logsumexp(cells, 2).mean(0))
     sb.tl.remove(adata, "mix")
-    assert not [name for name in [*adata.obs, *adata.obsm, *adata.var, *adata.varm, *adata.uns] if name.startswith("ll_")]
+    assert not [
+        name for name in [*adata.obs, *adata.obsm, *adata.var, *adata.varm, *adata.uns] if name.startswith("ll_")
+    ]
 
 
 @pytest.mark.parametrize(

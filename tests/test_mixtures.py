@@ -115,7 +115,9 @@ def gated(log_p: np.ndarray, u: np.ndarray, gate) -> np.ndarray:
 @cache
 def by_hand(name: str, coordinates: str) -> Hand:
     rng = np.random.default_rng(COMBOS.index((name, coordinates)))
-    config = ModelConfig(name, coordinates, n_batches=N_BATCHES, per_batch=("r" if coordinates == "standard" else "mu",))
+    config = ModelConfig(
+        name, coordinates, n_batches=N_BATCHES, per_batch=("r" if coordinates == "standard" else "mu",)
+    )
     model = Model.of(ModelConfig(**config.to_json() | {"n_components": K}))
     shape = (N_BATCHES, K, N_GENES)
     r, mu = rng.normal(0, 1, shape), rng.normal(2, 1, shape)
@@ -152,13 +154,12 @@ def test_dense_likelihood_is_that_of_scipy(name, coordinates):
     np.testing.assert_allclose(given, expected.sum(2)[np.arange(N_CELLS), np.arange(N_CELLS) % K], rtol=1e-9)
 
 
-@pytest.mark.parametrize("gate", [False, True])
-def test_sampled_counts(gate):
+def test_sampled_counts():
     rng = np.random.default_rng(0)
     r, mean = rng.gamma(2, 1, (4, 3)), rng.gamma(2, 2, (4, 3))  # two batches of two components, three genes
-    closed = rng.beta(1, 3, (4, 3)) if gate else np.zeros((4, 3))
+    closed = rng.beta(1, 3, (4, 3))
     nu, first, weights = np.array([1.0, 0.4]), np.array([2, 0]), np.array([0.7, 0.3])
-    parts = jnp.log(r), jnp.log(mean / r), jnp.log(nu), jnp.asarray(logit(closed)) if gate else None
+    parts = jnp.log(r), jnp.log(mean / r), jnp.log(nu), jnp.asarray(logit(closed))
     mixture = MixtureOfCounts(NegativeBinomialCounts(*parts, jnp.asarray(first)), jnp.asarray(weights))
     n = 20_000
     u = np.asarray(jax.jit(lambda key: mixture.sample(key, (n,)))(jax.random.key(1)), float)
@@ -281,7 +282,9 @@ def test_likelihood_of_weighted_cells(name, coordinates):
             found = this.likelihood(shift).log_prob(evidence)
             tolerance = {"rtol": 0, "atol": 1e-3} if interpolated else {"rtol": 1e-10}
             np.testing.assert_allclose(found, expected, **tolerance)
-        np.testing.assert_allclose(this.likelihood().log_prob(without_empty(evidence)), this.likelihood().log_prob(evidence), rtol=1e-12)
+        np.testing.assert_allclose(
+            this.likelihood().log_prob(without_empty(evidence)), this.likelihood().log_prob(evidence), rtol=1e-12
+        )
 
         def total(z):
             values = {s: jax.nn.sigmoid(x) if s in ("p", "gate") else jnp.exp(x) for s, x in z.items()}
@@ -349,13 +352,19 @@ def test_scores_of_cells(gate, shared, weighted):
     gene_weights = rng.uniform(0, 2, 25) if weighted else None
     weights = np.ones(25) if gene_weights is None else gene_weights
     found = score_cells(parameters, counts, gene_weights)
-    np.testing.assert_allclose(found.value, each_log_p(parameters, counts) @ weights, rtol=1e-9, atol=1e-7)
+    # exact but for the zeros, which are interpolated; the error of a derivative grows towards the ends of the cells
+    np.testing.assert_allclose(
+        found.value, each_log_p(parameters, counts) @ weights, rtol=1e-9, atol=2e-6 if gate else 1e-7
+    )
     h = 1e-3
     at = {i: score_cells(parameters._replace(log_nu=parameters.log_nu + i * h), counts, gene_weights) for i in (-1, 1)}
-    value = {i: each_log_p(parameters._replace(log_nu=parameters.log_nu + i * h), counts) @ weights for i in (-2, -1, 1, 2)}
+    value = {
+        i: each_log_p(parameters._replace(log_nu=parameters.log_nu + i * h), counts) @ weights for i in (-2, -1, 1, 2)
+    }
     slope = (8 * (value[1] - value[-1]) - value[2] + value[-2]) / (12 * h)
-    np.testing.assert_allclose(found.slope, slope, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(found.bend, (at[1].slope - at[-1].slope) / (2 * h), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.slope, slope, rtol=1e-5, atol=2e-3 if gate else 1e-4)
+    bend = (at[1].slope - at[-1].slope) / (2 * h)
+    np.testing.assert_allclose(found.bend, bend, rtol=0.05 if gate else 1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("gate", [False, True])
@@ -394,8 +403,8 @@ def test_scores_at_the_ends(size, gate):
         assert np.isfinite(found.bend).all()
 
 
-@pytest.mark.parametrize("gate", [1e-9, 1e-4, 0.02, 0.6])
-def test_zeros_over_a_wide_range_of_cells(gate):
+@pytest.mark.parametrize(("gate", "off"), [(1e-9, 0.02), (1e-4, 1e-3), (0.02, 1e-4), (0.6, 1e-6)])
+def test_zeros_over_a_wide_range_of_cells(gate, off):
     """Probabilities of zeros are interpolated in ln nu."""
     rng = np.random.default_rng(6)
     size = np.exp(rng.uniform(np.log(1e-3), np.log(300), (1, 2, 25)))
@@ -403,7 +412,7 @@ def test_zeros_over_a_wide_range_of_cells(gate):
     mean = np.exp(rng.normal(2, 1.5, (1, 2, 25)))
     parameters = Parameters(size, np.log(mean / size), np.full((1, 2, 25), gate), np.ones(2) / 2, log_nu)
     counts = Counts(sparse.csr_array((300, 25), dtype=np.int64))
-    np.testing.assert_allclose(score_cells(parameters, counts).value, each_log_p(parameters, counts).sum(2), atol=1e-3)
+    np.testing.assert_allclose(score_cells(parameters, counts).value, each_log_p(parameters, counts).sum(2), atol=off)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3, 64])
@@ -424,41 +433,37 @@ def test_scores_do_not_depend_on_threads_and_blocks(n_threads, monkeypatch):
 @pytest.mark.parametrize("prior", [dist.LogNormal(-2.0, 1.2), dist.Beta(2.0, 15.0)], ids=["log-normal", "beta"])
 @pytest.mark.parametrize("gate", [False, True])
 def test_marginal_scores_are_integrals(gate, prior):
+    """Components that are far apart in few genes, so that they are not certain; totals differ a little."""
     rng = np.random.default_rng(8)
-    n_cells, n_genes = 30, 40
-    base = np.exp(rng.normal(1.5, 1, n_genes))
-    mean = base * np.exp(rng.normal(0, 0.7, (1, 3, n_genes))) * np.array([1.0, 3.0, 0.4])[None, :, None]
-    size = np.exp(rng.normal(0, 0.5, (1, 3, n_genes)))
-    closed = rng.beta(1, 9, (1, 3, n_genes)) if gate else None
-    true = np.clip(np.exp(rng.normal(-2, 0.8, n_cells)), 0.01, 0.9)
-    of_cell = np.arange(n_cells) % 3
-    u = rng.poisson(rng.gamma(size[0, of_cell]) * mean[0, of_cell] / size[0, of_cell] * true[:, None])
-    parameters = Parameters(size, np.log(mean / size), closed, np.array([0.2, 0.5, 0.3]), np.log(true))
-    x = np.linspace(np.log(1e-4), np.log(1 - 1e-9) if isinstance(prior, dist.Beta) else 4, 4001)
-    nu = np.exp(x)
-    if isinstance(prior, dist.Beta):
-        log_prior = stats.beta(2, 15).logpdf(nu) + x
-    else:
-        log_prior = stats.norm(-2, 1.2).logpdf(x)
+    n_cells, n_genes = 45, 30
+    fold = np.exp(rng.normal(0, 0.4, (3, n_genes))) * np.array([1.0, 1.3, 0.8])[:, None]
+    mean = np.exp(rng.normal(1.5, 1, n_genes)) * fold
+    size = np.exp(rng.normal(0, 0.5, (3, n_genes)))
+    closed = rng.beta(1, 9, (3, n_genes)) if gate else None
+    true, of_cell = np.exp(rng.normal(-2, 0.4, n_cells)), np.arange(n_cells) % 3
+    u = rng.poisson(rng.gamma(size[of_cell]) * mean[of_cell] / size[of_cell] * true[:, None])
+    x = np.linspace(-8, -1e-9, 1501)
+    reference = stats.beta(2, 15) if isinstance(prior, dist.Beta) else stats.lognorm(1.2, scale=np.exp(-2))
     joint = np.zeros((n_cells, 3, len(x)))
-    for c, k in itertools.product(range(n_cells), range(3)):
-        log_p = stats.nbinom.logpmf(u[c][:, None], size[0, k][:, None], 1 / (1 + mean[0, k][:, None] / size[0, k][:, None] * nu))
-        joint[c, k] = gated(log_p, u[c][:, None], closed[0, k][:, None] if gate else None).sum(0) + log_prior
+    for k in range(3):
+        fail = 1 / (1 + (mean / size)[k] * np.exp(x)[:, None])
+        log_p = stats.nbinom.logpmf(u[:, None], size[k], fail)
+        log_p = gated(log_p, u[:, None], None if closed is None else closed[k])
+        joint[:, k] = log_p.sum(2) + reference.logpdf(np.exp(x)) + x
     top = joint.max(2)
-    expected = np.log(integrate.trapezoid(np.exp(joint - top[..., None]), x)) + top - np.log(2 * np.pi) / 2
-    # where fits look: near the mode under the component that the cell is of
-    near = x[np.argmax(joint[np.arange(n_cells), of_cell], 1)]
-    found = marginal_scores(parameters._replace(log_nu=near), Counts(u), prior, unconstrained=False)
-    own = found[np.arange(n_cells), of_cell] - expected[np.arange(n_cells), of_cell]
-    contrast = (found - found.mean(1, keepdims=True)) - (expected - expected.mean(1, keepdims=True))
-    shown = np.abs(own).max(), np.abs(contrast).max()
-    assert max(shown) < 0.5, shown
+    exact = np.log(integrate.trapezoid(np.exp(joint - top[..., None]), x)) + top
     weights = np.array([3.0, 5.0, 2.0])
-    exact = np.exp(digamma(weights))
-    joint = expected + np.log(exact)
-    np.testing.assert_allclose(
-        responsibilities(found, weights, None), np.exp(joint - logsumexp(joint, 1, keepdims=True)), atol=0.05
-    )
+    near = x[joint[np.arange(n_cells), of_cell].argmax(1)]
+    gates = None if closed is None else closed[None]
+    parameters = Parameters(size[None], np.log(mean / size)[None], gates, weights / 10, near)
+    found = marginal_scores(parameters, Counts(u), prior, unconstrained=False) + np.log(2 * np.pi) / 2
+    likely = exact > exact.max(1, keepdims=True) - 15
+    assert likely.sum(1).mean() > 2
+    assert np.abs(found - exact)[likely].max() < 0.3
+    assert np.abs(found - exact)[likely].mean() < 0.06
+    joint = exact + digamma(weights)
+    expected = np.exp(joint - logsumexp(joint, 1, keepdims=True))
+    np.testing.assert_allclose(responsibilities(found, weights, None), expected, atol=0.03)
 
 
 def test_labels_in_responsibilities():
@@ -475,3 +480,367 @@ def test_labels_in_responsibilities():
     np.testing.assert_array_equal(found[code >= 0], np.eye(3)[code[code >= 0]])
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-14)
     assert ((found == 0) | (found > 9e-7)).all()
+
+
+# --- fits -------------------------------------------------------------------------------------------------------------
+
+#: Fits of small data whose components are far apart: how the data are drawn, and how they are fitted.
+VARIANTS = {
+    "capture": ({"parameterization": "mean_disp", "dispersion": (0.5, 0.6)}, {}),
+    "shared": ({"p": 0.8, "log_mean": (0.5, 1)}, {"parameterization": "standard"}),
+    "batches": ({"n_batches": 2}, {"parameterization": "linked", "batch_key": "batch", "mask_var": "wanted"}),
+    "gate": ({"parameterization": "mean_disp", "gate": (2, 8)}, {"unconstrained": True}),
+}
+MODEL = {"capture": "nbvcp", "shared": "nbdm", "batches": "nbvcp", "gate": "zinbvcp"}
+N_FITTED = {"batches": 60}
+
+
+@cache
+def fitted_once(name: str) -> ad.AnnData:
+    drawn, settings = VARIANTS[name]
+    shape = {"n_cells": 400, "n_genes": 80, "n_components": 3, "component_lfc": (0.5, 1.5), "log_mean": (2, 1)}
+    adata = sb.datasets.simulate(MODEL[name], **shape | drawn, rng=0)
+    adata.var["wanted"] = np.arange(80) < 60
+    fit(adata, model=MODEL[name], **settings)
+    return adata
+
+
+def fit(adata, **settings) -> ad.AnnData | None:
+    groups = {"n_components": 3} if settings.keys().isdisjoint({"labels_key", "init"}) else {}
+    return sb.tl.fit(adata, **{"progress": False} | groups | settings)
+
+
+@pytest.fixture(params=VARIANTS)
+def any_fit(request) -> ad.AnnData:
+    return fitted_once(request.param).copy()
+
+
+@pytest.fixture
+def fitted() -> ad.AnnData:
+    return fitted_once("capture").copy()
+
+
+def assigned(adata, key: str = "sb") -> np.ndarray:
+    return adata.obsm[f"{key}_responsibilities"].argmax(1)
+
+
+def truth(adata) -> np.ndarray:
+    return adata.obs["component"].astype(int).to_numpy()
+
+
+def order(adata) -> np.ndarray:
+    """The true component that each fitted one is."""
+    return pd.crosstab(assigned(adata), truth(adata)).to_numpy().argmax(1)
+
+
+def everything(adata, key: str = "sb") -> dict[str, np.ndarray]:
+    """All numbers of a fit."""
+    found = read_fit(adata, key)
+    values = {f"posterior {name}": value for name, value in found.posterior._asdict().items()}
+    values |= {f"centre {name}": value for name, value in found.centre().sites.items()}
+    for i, draw in enumerate(found.draws(2, np.random.default_rng(3))):
+        values |= {f"draw {i} {name}": value for name, value in draw.sites.items()}
+        values |= {f"draw {i} size": draw.parameters.size, f"draw {i} weight": draw.parameters.weights}
+    return values | {"losses": found.losses}
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_components_are_found(any_fit):
+    found = read_fit(any_fit)
+    gamma = any_fit.obsm["sb_responsibilities"]
+    np.testing.assert_allclose(gamma.sum(1), 1, rtol=1e-12)
+    assert np.mean(order(any_fit)[assigned(any_fit)] == truth(any_fit)) > 0.99
+    assert sorted(order(any_fit)) == [0, 1, 2]
+    assert found.converged
+    assert found.components == ["0", "1", "2"]
+    assert found.facts["components"]["warnings"] == []
+    assert (np.diff(found.posterior.weights) <= 0).all()  # heaviest first
+    np.testing.assert_allclose(found.posterior.weights, 1 + gamma.sum(0), rtol=1e-12)
+    draws = np.array([draw.parameters.weights for draw in found.draws(2000, np.random.default_rng(0))])
+    np.testing.assert_allclose(draws.mean(0), found.posterior.weights / 403, atol=0.003)
+    np.testing.assert_allclose(draws.sum(1), 1, rtol=1e-12)
+
+
+def test_parameters_are_found(any_fit):
+    found, which = read_fit(any_fit), order(any_fit)
+    n_genes = int(found.fitted.sum())
+    true = any_fit.varm["mu"].T[which]
+    share = found.centre().sites["composition"][..., :n_genes].mean(0)
+    enough = true * np.bincount(truth(any_fit))[which][:, None] * 0.1 > 50
+    error = np.log(share) - np.log((true / true.sum(1, keepdims=True))[:, :n_genes])
+    assert np.sqrt(np.mean(error[enough[:, :n_genes]] ** 2)) < 0.25
+    if found.config.gate:
+        close = found.centre().sites["gate"][0] - any_fit.varm["gate"].T[which]
+        assert np.sqrt(np.mean(close[enough] ** 2)) < 0.1
+
+
+def test_draws_are_those_of_the_marginals(any_fit):
+    found = read_fit(any_fit)
+    n_genes = int(found.fitted.sum())
+    draws = list(found.draws(300, np.random.default_rng(1)))
+    for name, marginal in found.canonical.items():
+        x = np.stack([draw.sites[name] for draw in draws])
+        x = x[..., :n_genes] if marginal.axis == "gene" else x
+        z = logit(x) if marginal.link == "logit" else np.log(x)
+        assert z.shape[1:] == np.shape(marginal.loc), name
+        off = (z.mean(0) - marginal.loc) / (z.std(0) / np.sqrt(300))
+        assert np.abs(off).max() < 6, name
+        assert np.sqrt(np.mean(off**2)) < 1.8, name
+        ratio = z.std(0) / marginal.scale
+        assert 0.7 < ratio.min(), name
+        assert ratio.max() < 1.4, name
+
+
+def test_intervals_hold_the_truth(fitted):
+    found, which = read_fit(fitted), order(fitted)
+    true = fitted.varm["mu"] / fitted.varm["mu"].sum(0)
+    expected = {"r": fitted.varm["r"].T[which], "composition": true.T[which]}
+    for name, value in expected.items():
+        marginal = found.canonical[name]
+        held = np.abs(np.log(value) - marginal.loc[0]) < 1.645 * marginal.scale[0]
+        assert 0.84 < held.mean() < 0.95, (name, held.mean())
+
+
+def test_the_seed_hardly_matters(fitted):
+    before = read_fit(fitted)
+    fit(fitted, rng=5)
+    after = read_fit(fitted)
+    assert after.facts["seed"] == 5
+    np.testing.assert_allclose(after.posterior.responsibilities, before.posterior.responsibilities, atol=1e-3)
+    np.testing.assert_allclose(after.posterior.gene_loc, before.posterior.gene_loc, atol=0.15)
+
+
+# --- where components start -------------------------------------------------------------------------------------------
+
+
+def test_groups_and_labels_name_the_components(fitted):
+    names = np.array(["c", "a", "b"])[truth(fitted)]
+    fitted.obs["group"] = pd.Categorical(names, categories=["b", "c", "unused", "a"])
+    fit(fitted, init="group", key_added="group")
+    assert read_fit(fitted, "group").components == ["b", "c", "a"]
+    np.testing.assert_array_equal(np.array(["b", "c", "a"])[assigned(fitted, "group")], names)
+    some = np.random.default_rng(0).random(400) < 0.3
+    fitted.obs["label"] = np.where(some, names, None)
+    fit(fitted, labels_key="label", model="nbvcp_mix", key_added="label")
+    assert read_fit(fitted, "label").components == ["a", "b", "c"]
+    assert np.mean(np.array(["a", "b", "c"])[assigned(fitted, "label")] == names) > 0.99
+    np.testing.assert_array_equal(fitted.obsm["label_responsibilities"][some].max(1), 1)
+    fitted.obs["label"] = np.where(some & (names != "b"), names, None)
+    fit(fitted, labels_key="label", n_components=3, key_added="more")
+    assert read_fit(fitted, "more").components == ["a", "c", "new 0"]
+    assert np.mean(np.array(["a", "c", "b"])[assigned(fitted, "more")] == names) > 0.99
+
+
+def test_wrong_labels_are_kept_or_corrected(fitted):
+    rng = np.random.default_rng(1)
+    true, wrong = truth(fitted).copy(), rng.choice(400, 30, replace=False)
+    label = true.copy()
+    label[wrong] = (label[wrong] + 1) % 3
+    fitted.obs["label"] = label  # integers
+    fit(fitted, labels_key="label", n_steps=50, key_added="hard")
+    np.testing.assert_array_equal(fitted.obsm["hard_responsibilities"], np.eye(3)[label])
+    fit(fitted, labels_key="label", label_trust=0.9, n_steps=50, key_added="soft")
+    assert np.mean(assigned(fitted, "soft")[wrong] == true[wrong]) > 0.9
+    assert np.mean(assigned(fitted, "soft") == true) > 0.98
+
+
+def test_prior_of_the_weights(fitted):
+    fit(fitted, priors={"weights": 7.5}, n_steps=50)
+    gamma = fitted.obsm["sb_responsibilities"].sum(0)
+    np.testing.assert_allclose(read_fit(fitted).posterior.weights, 7.5 + gamma, rtol=1e-12)
+    fitted.obs["label"] = truth(fitted).astype(str)
+    for start in ({"labels_key": "label"}, {}):  # in the order of the components, which here are and are not sorted
+        fit(fitted, priors={"weights": dist.Dirichlet(np.array([1.0, 2.0, 50.0]))}, n_steps=50, **start)
+        found = read_fit(fitted)
+        prior = found.posterior.weights - fitted.obsm["sb_responsibilities"].sum(0)
+        np.testing.assert_allclose(prior, found.priors["weights"].concentration, rtol=1e-6)
+
+
+def test_a_component_too_many_is_empty(fitted):
+    fitted.obs["label"] = truth(fitted).astype(str)
+    fit(fitted, labels_key="label", n_components=4, n_steps=50)
+    found = read_fit(fitted)
+    assert found.components == ["0", "1", "2", "new 0"]
+    assert found.facts["components"]["warnings"] == ["component 'new 0' is empty: a smaller n_components is enough"]
+    assert all(np.isfinite(value).all() for value in everything(fitted).values())
+
+
+@pytest.mark.slow
+def test_leiden(fitted):
+    pytest.importorskip("igraph")
+    for n in (None, 3):
+        fit(fitted, init="leiden", n_components=n)
+        assert np.mean(order(fitted)[assigned(fitted)] == truth(fitted)) > 0.99
+
+
+def test_cells_and_genes_of_zeros(fitted):
+    x = fitted.X.toarray()
+    x[:3], x[:, :2] = 0, 0
+    fitted.X = sparse.csr_matrix(x)
+    fit(fitted, n_steps=50)
+    assert all(np.isfinite(value).all() for value in everything(fitted).values())
+    assert np.mean(order(fitted)[assigned(fitted)][3:] == truth(fitted)[3:]) > 0.98
+
+
+BAD = [
+    ({"model": "nbvcp_mix", "n_components": 1}, ValueError, "pass n_components=2 or more"),
+    ({"model": "nbvcp_mix", "n_components": None}, ValueError, "pass n_components=2 or more"),
+    ({"n_components": 0}, ValueError, "n_components=0: give a whole number of at least 2"),
+    ({"n_components": 2.5}, ValueError, "n_components=2.5"),
+    ({"init": "kmean"}, KeyError, "init='kmean': give 'kmeans', 'leiden' or a column of adata.obs, which has"),
+    ({"init": "component", "n_components": 2}, ValueError, "init='component' has 3 groups, but n_components=2"),
+    ({"init": "partly"}, ValueError, r"obs\['partly'\] is missing for 9 cells"),
+    ({"labels_key": "nope"}, KeyError, "labels_key='nope': give a column of adata.obs"),
+    ({"labels_key": "component", "n_components": 2}, ValueError, "has 3 labels, but n_components=2"),
+    ({"labels_key": "component", "init": "component"}, ValueError, "leave init out"),
+    ({"labels_key": "component", "label_trust": 0.5}, ValueError, "label_trust=0.5: give a probability"),
+    ({"labels_key": "component", "label_trust": 1.01}, ValueError, "label_trust=1.01: give a probability"),
+    ({"labels_key": "component", "label_trust": np.nan}, ValueError, "label_trust=nan: give a probability"),
+    ({"n_init": 0}, ValueError, "n_init=0: give a whole number"),
+    ({"n_components": 401}, ValueError, "401"),
+    ({"priors": {"weights": -1.0}}, ValueError, "must be finite and positive"),
+    ({"priors": {"weights": np.nan}}, ValueError, "must be finite and positive"),
+    ({"priors": {"weights": dist.Dirichlet(np.ones(2))}}, ValueError, "a numpyro Dirichlet of 3 concentrations"),
+    ({"priors": {"weights": dist.Gamma(1.0, 1.0)}}, ValueError, "a numpyro Dirichlet of 3 concentrations"),
+    ({"n_components": None, "priors": {"weights": 1.0}}, ValueError, "has no n_components"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"), BAD, ids=lambda x: str(x)[:50] if isinstance(x, dict) else ""
+)
+def test_bad_settings(fitted, settings, error, message):
+    fitted.obs["partly"] = np.where(np.arange(400) < 9, None, fitted.obs["component"].astype(str))
+    before = everything(fitted)
+    with pytest.raises(error, match=message):
+        fit(fitted, **settings)
+    assert_same(everything(fitted), before)
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+READ = """
+import sys
+import anndata as ad, numpy as np
+sys.path.insert(0, {tests!r})
+from test_mixtures import everything
+np.savez({out!r}, **everything(ad.read_h5ad({file!r})))
+"""
+
+
+def test_through_a_file(any_fit, tmp_path):
+    any_fit.write_h5ad(tmp_path / "fit.h5ad")
+    assert_same(everything(ad.read_h5ad(tmp_path / "fit.h5ad")), everything(any_fit))
+
+
+def test_in_another_process(fitted, tmp_path):
+    fitted.write_h5ad(tmp_path / "fit.h5ad")
+    names = {"tests": str(sb.__path__[0]).replace("scbayes", "tests"), "out": str(tmp_path / "out.npz")}
+    code = READ.format(**names, file=str(tmp_path / "fit.h5ad"))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert_same(dict(np.load(tmp_path / "out.npz")), everything(fitted))
+
+
+def test_parts_of_cells_and_genes(any_fit):
+    rng = np.random.default_rng(2)
+    cells, genes = rng.permutation(400)[:37], rng.permutation(80)[:11]
+    whole, part = read_fit(any_fit), read_fit(any_fit[cells, genes])
+    kept = genes[whole.fitted[genes]]
+    before, after = whole.centre().sites, part.centre().sites
+    for name, value in before.items():
+        axis = {"weights": None, "p": None, "phi": None}.get(name, "gene")
+        axis = "cell" if name == "nu" or (name == "odds" and whole.config.capture) else axis
+        axis = None if name == "odds" and not whole.config.capture else axis
+        expected = value[..., cells] if axis == "cell" else value[..., kept] if axis == "gene" else value
+        np.testing.assert_allclose(after[name], expected, rtol=1e-9, err_msg=name)
+    np.testing.assert_array_equal(part.posterior.responsibilities, whole.posterior.responsibilities[cells])
+    np.testing.assert_array_equal(part.posterior.weights, whole.posterior.weights)
+    for name, value in sb.get.map(any_fit).items():
+        found = sb.get.map(any_fit[cells, genes])[name]
+        if whole.canonical[name].axis == "gene":
+            np.testing.assert_allclose(found, value[..., kept], rtol=1e-12, err_msg=name)
+    assert sb.get.map(any_fit[:5, []])["composition"].shape[-1] == 0
+    both = ad.concat([any_fit[:200], any_fit[200:]], merge="same", uns_merge="same")
+    assert_same(everything(both), everything(any_fit))
+
+
+def test_shapes_of_what_is_read(any_fit):
+    found = read_fit(any_fit)
+    config, n_genes = found.config, int(found.fitted.sum())
+    modes, marginals, raw = sb.get.map(any_fit), sb.get.distributions(any_fit), sb.get.params(any_fit)
+    lists = sb.get.distributions(any_fit, backend="scipy", split=True)
+    for name in {"mu", "r", "gate", "composition"} & set(modes):
+        own = config.n_batches > 1 and not (name == "mu" and found.canonical[name].loc.shape[0] == 1)
+        shape = (2, 3, n_genes) if own else (3, n_genes)
+        assert modes[name].shape == marginals[name].batch_shape == shape, name
+        assert np.shape(lists[name]) == shape, name
+    for name in config.sites:
+        assert raw[name]["loc"].shape == raw[name]["scale"].shape == modes[name].shape
+    if config.capture:
+        assert modes["nu"].shape == (400,)
+    n = len(found.model.columns)
+    assert any_fit.varm["sb_loc"].shape == (80, 3, n)
+    assert any_fit.varm["sb_tril"].shape == (80, 3, n, n)
+    assert np.isnan(any_fit.varm["sb_loc"]).any() == (n_genes < 80)
+
+
+def test_a_component_alone(any_fit):
+    found = read_fit(any_fit)
+    whole = found.centre()
+    for k in range(3):
+        alone = found.component(k)
+        assert not alone.config.mixture
+        assert alone.components == []
+        centre = alone.centre()
+        assert set(centre.sites) == set(whole.sites) - {"weights"}
+        np.testing.assert_allclose(centre.parameters.size[:, 0], whole.parameters.size[:, k], rtol=1e-9)
+        np.testing.assert_allclose(centre.sites["composition"], whole.sites["composition"][:, k], rtol=1e-9)
+        for name, marginal in found.canonical.items():
+            own = marginal.loc[:, k] if marginal.axis == "gene" else marginal.loc
+            np.testing.assert_allclose(alone.canonical[name].loc, own, rtol=1e-9, err_msg=name)
+        assert len(list(alone.draws(2, np.random.default_rng(0)))) == 2
+        assert "components" not in str(alone)
+
+
+def test_resumed_fits_end_where_others_end(fitted, tmp_path):
+    expected = everything(fitted)
+    unfinished = fitted.copy()
+    fit(unfinished, n_steps=50)
+    assert not read_fit(unfinished).converged
+    unfinished.write_h5ad(tmp_path / "unfinished.h5ad")
+    for adata in (unfinished, ad.read_h5ad(tmp_path / "unfinished.h5ad")):
+        sb.tl.fit(adata, resume=True, progress=False)
+        assert_same(everything(adata), expected)
+        assert read_fit(adata).components == ["0", "1", "2"]
+
+
+def test_removed_and_replaced(fitted):
+    plain = fitted.copy()
+    sb.tl.remove(fitted)
+    left = [*fitted.obsm, *fitted.varm, *fitted.uns]
+    assert not [name for name in left if name.startswith("sb")]
+    sb.tl.fit(plain, n_steps=50, progress=False)
+    assert "sb_responsibilities" not in plain.obsm
+    assert plain.varm["sb_loc"].shape == (80, 2)
+    other = fitted_once("capture").copy()
+    del other.uns["sb"]
+    with pytest.raises(ValueError, match="belongs to no fit"):
+        fit(other)
+    damaged = fitted_once("capture").copy()
+    del damaged.obsm["sb_responsibilities"]
+    with pytest.raises(KeyError, match=r"obsm\['sb_responsibilities'\] is missing"):
+        read_fit(damaged)
+
+
+def test_manifest(fitted):
+    manifest = json.loads(fitted.uns["sb"]["manifest"])
+    assert manifest["model"]["n_components"] == 3
+    assert manifest["facts"]["priors"]["weights"] == {"family": "Dirichlet", "concentration": [1.0] * 3}
+    assert manifest["facts"]["components"]["names"] == ["0", "1", "2"]
+    assert manifest["facts"]["components"]["settled"]
+    assert "3 components" in str(read_fit(fitted))

@@ -43,12 +43,12 @@ def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: 
     marginals = fit.canonical if canonical else fit.sampled_parameters
     result = {name: fit.squeeze(name, point(marginal, mean=use_mean)) for name, marginal in marginals.items()}
     if fit.config.mixture:
-        result["weights"] = _weights(fit.posterior.weights, use_mean)
+        result["weights"] = _weights(fit.posterior.weights, mean=use_mean)
     return result
 
 
-def _weights(concentration: np.ndarray, use_mean: bool) -> np.ndarray:  # noqa: FBT001
+def _weights(concentration: np.ndarray, *, mean: bool) -> np.ndarray:
     """Mode or mean of a Dirichlet distribution; components of concentration below 1 have their mode at 0."""
-    above = concentration if use_mean else np.maximum(concentration - 1, 0)
+    above = concentration if mean else np.maximum(concentration - 1, 0)
     above = above if above.any() else concentration
     return above / above.sum()

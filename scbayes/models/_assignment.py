@@ -7,7 +7,7 @@ import numpy as np
 
 from scbayes.counts import Counts
 from scbayes.models._components import marginal_scores
-from scbayes.models._parameters import Parameters, score_genes
+from scbayes.models._parameters import Parameters, score_cells, score_genes
 from scbayes.stats._dirichlet import mean_log
 from scbayes.stats._entropy import entropy, softmax_log
 
@@ -72,6 +72,12 @@ def expecting(parameters: Parameters, log_total: np.ndarray, batch: np.ndarray) 
     return parameters._replace(log_nu=parameters.log_nu + log_total - now)
 
 
+def at_equal_totals(parameters: Parameters, batch: np.ndarray) -> Parameters:
+    """``parameters`` with the same expected total of a cell under all components, at ``log_nu``."""
+    even = parameters.log_odds - np.log(parameters.mean.sum(-1, keepdims=True))
+    return parameters._replace(log_odds=even, log_nu=expected_log_total(parameters, batch))
+
+
 def cell_probabilities(
     parameters: Parameters,
     counts: Counts,
@@ -82,7 +88,9 @@ def cell_probabilities(
     scale: float = 1.0,
     weights: GeneWeights | None = None,
 ) -> np.ndarray:
-    """Probability of each component given the cell, ``(n_cells, n_components)``, nu integrated out.
+    """Probability of each component given the cell, ``(n_cells, n_components)``.
+
+    nu is integrated out; with weights of genes, which say nothing about it, it is that of an equal expected total.
 
     Parameters
     ----------
@@ -94,7 +102,11 @@ def cell_probabilities(
         Divides the log likelihood.
     """
     factor, shift = (None, None) if weights is None else weights
-    scores = marginal_scores(parameters, counts, prior, unconstrained=unconstrained, gene_weights=factor)
+    if factor is None:
+        scores = marginal_scores(parameters, counts, prior, unconstrained=unconstrained)
+    else:  # nu is known from all genes
+        state = parameters if prior is None else at_equal_totals(parameters, counts.batch)
+        scores = score_cells(state, counts, factor).value
     scores = scores if shift is None else scores + shift
     with np.errstate(divide="ignore"):
         return softmax_log(np.log(parameters.weights) + scores / scale, temperature=temperature)
@@ -108,8 +120,6 @@ def gene_probabilities(
     With ``capture``, components are compared at equal expected totals of each cell.
     """
     if capture:
-        log_total = expected_log_total(parameters, counts.batch)
-        even = parameters.log_odds - np.log(parameters.mean.sum(-1, keepdims=True))
-        parameters = parameters._replace(log_odds=even, log_nu=log_total)
+        parameters = at_equal_totals(parameters, counts.batch)
     scores = score_genes(parameters, counts, np.ones((counts.n_cells, parameters.n_components)))
     return softmax_log(scores.T / scale, temperature=temperature)

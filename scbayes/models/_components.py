@@ -46,9 +46,7 @@ class Labels(NamedTuple):
         return factor
 
 
-def marginal_scores(
-    parameters: Parameters, counts: Counts, prior, *, unconstrained: bool, gene_weights: np.ndarray | None = None
-) -> np.ndarray:
+def marginal_scores(parameters: Parameters, counts: Counts, prior, *, unconstrained: bool) -> np.ndarray:
     """Log likelihood of each cell under each component, ``(n_cells, n_components)``, nu integrated out.
 
     Parameters
@@ -57,15 +55,13 @@ def marginal_scores(
         With ``log_nu`` near each cell's.
     prior
         Prior of nu (of ln nu where ``unconstrained``); None without capture: nu is 1.
-    gene_weights
-        Multiplies the log probability of each gene, ``(n_genes,)``.
     """
     if prior is None:
-        return score_cells(parameters, counts, gene_weights).value
+        return score_cells(parameters, counts).value
     total = np.log(parameters.mean.sum(-1))[counts.batch]  # (n_cells, n_components)
     expected = parameters.log_nu + total @ parameters.weights
     even = parameters.log_odds - np.log(parameters.mean.sum(-1, keepdims=True))
-    scores = score_cells(parameters._replace(log_odds=even, log_nu=expected), counts, gene_weights)
+    scores = score_cells(parameters._replace(log_odds=even, log_nu=expected), counts)
     log_nu = expected[:, None] - total
     slope, bend = prior_slopes(prior, log_nu.ravel(), unconstrained=unconstrained)
     gradient = scores.slope + slope.reshape(log_nu.shape)

@@ -18,14 +18,14 @@ def compare(
     key: str = "sb",
     *,
     by: str = "model",
-    n_names: int = 8,
+    n_names: int = 5,
     ax: "Axes | None" = None,
     show: bool | None = None,
 ) -> "Axes | None":
     """Differences in expected log predictive density to the best fit, of whole cells or gene by gene.
 
     Of fits: points with two standard errors of the paired difference, best on top, and the stacking weight of each.
-    Of genes: the difference per gene against its standard error, on a scale that is linear near zero. Beyond the
+    Of genes: the difference per gene against its standard error, on a scale that is linear below 1 nat. Beyond the
     lines, a difference is larger than three standard errors; genes in grey lie between them.
 
     Parameters
@@ -37,7 +37,7 @@ def compare(
     by
         ``"model"`` or ``"gene"``.
     n_names
-        Genes that are named: those with the largest differences beyond the lines.
+        How many genes are named: those with the largest differences beyond the lines.
     ax
         Where to draw; a new figure if None.
     show
@@ -88,24 +88,24 @@ def _draw_models(ax: "Axes", models) -> None:
 
 
 def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
-    top = max(float(genes["se"].max()), 1.0)
+    far = np.abs(genes["z"]) > 3
     for i, (name, part) in enumerate(genes.groupby("key", sort=False)):
-        far = np.abs(part["z"]) > 3
-        colour, marker = colours[i % len(colours)], MARKERS[i % len(MARKERS)]
-        ax.scatter(part["elpd_diff"][~far], part["se"][~far], s=8, marker=marker, color="0.75", lw=0, rasterized=True)
-        label = f"{name} ({int(far.sum())} of {len(part)} genes beyond)"
-        ax.scatter(part["elpd_diff"][far], part["se"][far], s=16, marker=marker, color=colour, lw=0, label=label)
-        beyond = part[far]
-        largest = beyond.loc[beyond["elpd_diff"].abs().sort_values(ascending=False).index[:n_names]]
-        for row in largest.itertuples():
-            ax.annotate(
-                row.gene, (row.elpd_diff, row.se), xytext=(3, 3), textcoords="offset points", fontsize="x-small"
-            )
-    line = np.linspace(0, top, 200)
+        marker, colour, beyond = MARKERS[i % len(MARKERS)], colours[i % len(colours)], far[part.index]
+        near = part[~beyond]
+        ax.scatter(near["elpd_diff"], near["se"], s=8, marker=marker, color="0.8", lw=0, rasterized=True)
+        face = "none" if i % 2 else colour  # every second one is hollow
+        label = f"{name} ({int(beyond.sum())} of {len(part)} genes beyond)"
+        style = {"s": 20, "marker": marker, "facecolors": face, "edgecolors": colour, "lw": 0.8, "label": label}
+        ax.scatter(part["elpd_diff"][beyond], part["se"][beyond], **style)
+    largest = genes[far].sort_values("elpd_diff", key=np.abs, ascending=False, kind="stable")
+    for row in largest.drop_duplicates("gene").head(n_names).itertuples():
+        ax.annotate(row.gene, (row.elpd_diff, row.se), xytext=(5, 0), textcoords="offset points", fontsize="x-small")
+    se = np.geomspace(genes["se"].min() / 1.5, genes["se"].max() * 1.5, 200)
     for side in (-3, 3):
-        ax.plot(side * line, line, color="0.4", lw=1, ls="--")
+        ax.plot(side * se, se, color="0.4", lw=1, ls="--")
     ax.axvline(0, color="0.7", lw=1, zorder=0)
     ax.set_xscale("symlog", linthresh=1)
-    ax.set_yscale("symlog", linthresh=1)
+    reach = 1.5 * max(float(genes["elpd_diff"].abs().max()), 1.0)
+    ax.set(xlim=(-reach, reach), yscale="log", ylim=(se[0], se[-1]))
     ax.set(xlabel=f"elpd of the gene, difference to {models.index[0]} (nats)", ylabel="standard error (nats)")
     ax.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(0, 1))

@@ -77,8 +77,9 @@ def assign(  # noqa: PLR0913
     weights
         Weights of the genes, shape ``(n_genes,)``, or a column of `var` with them. Not with `calibrate`.
     weight_type
-        ``"multiplicative"``: weights multiply log probabilities; 0 leaves a gene out. ``"additive"``: they are added,
-        which changes something only if they differ by component, shape ``(n_genes, n_components)``.
+        ``"multiplicative"``: weights multiply log probabilities, at the :math:`\nu` that all genes give; 0 leaves a
+        gene out. ``"additive"``: they are added, which changes something only if they differ by component, shape
+        ``(n_genes, n_components)``.
     calibrate
         Column of `obs` (of `reference`, if that is given) with names of components, missing where unknown; at least
         two cells of each component.

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Draws that densities of single genes are averaged over, at most.
 GENE_DRAWS = 50
+#: Monte Carlo error of a gene's difference with so many draws, nats: without it rare genes, whose cells are all alike,
+#: would seem certain. (Median over genes of its standard deviation between seeds, linked nbvcp against zinbvcp.)
+GENE_ERROR = 0.3
 #: Fewest draws: Pareto smoothing needs a tail.
 FEWEST = 25
 
@@ -68,9 +71,10 @@ def compare(
     keys
         Two or more fits of the same cells, genes and counts.
     n_samples
-        Draws from each posterior, at least 25. Each costs a pass over the non-zero counts.
+        Draws from each posterior, at least 25. Each costs a pass over the non-zero counts: 0.4 s of CPU time for 10
+        million of them, 1 s with zero inflation.
     by_gene
-        Also compare gene by gene.
+        Also compare gene by gene: some 10 s of CPU time for each fit of 14,000 cells and genes.
     n_cells
         Compare on a random part of this many cells. Memory is `8 * n_samples * n_cells` bytes.
     refit_nu
@@ -98,7 +102,8 @@ def compare(
         stacking; and for fitted cells `p_loo`, `max_k`, `n_high_k` (cells whose k-hat exceeds
         :math:`\min(1 - 1/\log_{10} S, 0.7)`: their elpd is not reliable), `elpd_waic`, `p_waic` (NaN for new cells).
     `adata.uns[key_added + "_compare"]["gene"]` : DataFrame
-        With `by_gene`: `key`, `gene`, `elpd_diff` to the best fit (positive: `key` is better), `se`, `z`.
+        With `by_gene`: `key`, `gene`, `elpd_diff` to the best fit (positive: `key` is better), `se` (with 0.3 nats of
+        Monte Carlo error), `z`.
     `adata.obsm[key_added + "_elpd"]` : `(n_cells, M)`
         elpd of each cell in the order of `keys`; NaN for cells left out.
     `adata.obsm[key_added + "_pareto_k"]` : `(n_cells, M)`
@@ -303,8 +308,8 @@ def _by_gene(keys: list[str], best: int, models: list[_Model], names: np.ndarray
                 value -= values[best]
                 total[m] += value.sum(0)
                 squares[m] += np.einsum("cg,cg->g", value, value)
-    se = np.sqrt(np.maximum(squares - total**2 / n, 0) * n / (n - 1))
-    z = np.divide(total, se, out=np.zeros_like(total), where=se > 0)
+    se = np.sqrt(np.maximum(squares - total**2 / n, 0) * n / (n - 1) + GENE_ERROR**2)
+    z = total / se
     frames = [
         pd.DataFrame({"key": key, "gene": names, "elpd_diff": total[m], "se": se[m], "z": z[m]})
         for m, key in enumerate(keys)

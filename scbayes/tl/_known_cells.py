@@ -124,9 +124,10 @@ def _codes(adata: "AnnData", labels: str, fit: Fit) -> np.ndarray:
         msg = f"calibrate={labels!r}: no such column of obs, which has {list(adata.obs.columns)}"
         raise KeyError(msg)
     column, names = adata.obs[labels], fit.components
-    text = column.astype(str).where(column.notna())
-    code = pd.Categorical(text, categories=names).codes.astype(int)
-    strange = sorted(set(text[(code < 0) & column.notna().to_numpy()]))
+    text, known = column.astype(str).to_numpy(), column.notna().to_numpy()
+    code = pd.Index(names).get_indexer(text)
+    code[~known] = -1
+    strange = sorted(set(text[known & (code < 0)]))
     if strange:
         msg = f"obs[{labels!r}] has labels that are no components: {strange[:5]}; the components are {names}"
         raise ValueError(msg)

@@ -1,0 +1,277 @@
+"""The page for those who come from SCRIBE: complete, and every row of it runs, also in a process that reads the file."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "scribe.md"
+
+# Every public name of SCRIBE's results API: of the object and its makers (methods with their arguments, attributes,
+# keys of what is returned), and of the earlier object that `run_scribe` returned.
+ATTRIBUTES = """params loss_history n_cells n_genes model_type model_config prior_params obs var uns n_obs n_vars
+posterior_samples predictive_samples n_components __post_init__ nbdm zinb nbvcp zinbvcp _mix
+r_loc r_scale r_concentration r_rate p_concentration1 p_concentration0 gate_concentration1 gate_concentration0
+p_capture_concentration1 p_capture_concentration0 mixing_concentration
+SVIInferenceEngine SVIResultsFactory ScribeSVIResults ScribeResults"""
+ARGUMENTS = {
+    "run_scribe": "counts zero_inflated variable_capture mixture_model n_components mixing_prior n_steps",
+    "run_inference": "model_config count_data n_cells n_genes optimizer loss n_steps batch_size seed stable_update",
+    "create_results": "svi_results model_config adata count_data n_cells n_genes model_type n_components prior_params",
+    "from_anndata": "adata params loss_history model_config **kwargs",
+    "__getitem__": "index",
+    "get_component": "component_index",
+    "get_distributions": "backend split",
+    "get_map": "use_mean canonical verbose",
+    "get_posterior_samples": "rng_key n_samples store_samples",
+    "get_predictive_samples": "rng_key batch_size store_samples",
+    "get_ppc_samples": "rng_key n_samples batch_size store_samples",
+    "log_likelihood": "counts batch_size return_by cells_axis ignore_nans split_components weights weight_type dtype",
+    "log_likelihood_map": "counts batch_size gene_batch_size return_by cells_axis split_components weights weight_type "
+    "use_mean verbose dtype",
+    "cell_type_probabilities": "counts batch_size cells_axis ignore_nans dtype fit_distribution temperature weights "
+    "weight_type verbose",
+    "cell_type_probabilities_map": "counts batch_size cells_axis dtype temperature weights weight_type use_mean "
+    "verbose",
+    "mixture_component_entropy": "counts return_by batch_size cells_axis ignore_nans temperature dtype",
+    "assignment_entropy_map": "counts return_by batch_size cells_axis temperature use_mean verbose dtype",
+    "normalize_counts": "rng_key n_samples_dirichlet fit_distribution store_samples sample_axis return_concentrations "
+    "backend verbose",
+    "compute_log_likelihood": "counts return_by batch_size",
+    "compute_cell_type_assignments": "counts fit_distribution",
+    "compute_cell_type_assignments_map": "counts",
+    "compute_component_entropy": "counts return_by normalize",
+    "compare_models": "results_list counts n_samples",
+    "compare_models_by_gene": "results_list counts n_samples",
+}
+KEYS = {
+    "get_ppc_samples": "parameter_samples predictive_samples",
+    "cell_type_probabilities": "concentration mean_probabilities sample_probabilities",
+    "cell_type_probabilities_map": "probabilities",
+    "compute_cell_type_assignments": "concentration mean_probabilities sample_probabilities",
+    "normalize_counts": "samples concentrations mean_probabilities distributions original_concentrations",
+}
+#: What needs no counterpart: with AnnData, sparse counts and draws that are finite there is nothing to choose.
+WITHOUT = {"batch_size", "gene_batch_size", "cells_axis", "ignore_nans", "dtype", "sample_axis"}
+#: Others without one. `use_mean` and `verbose` do something elsewhere.
+WITHOUT_HERE = {
+    "SVIResultsFactory",
+    "create_results",
+    "from_anndata(params=)",
+    "from_anndata(loss_history=)",
+    "from_anndata(model_config=)",
+    "from_anndata(**kwargs)",
+    "get_map(verbose=)",
+    "log_likelihood_map(use_mean=)",
+    "cell_type_probabilities_map(use_mean=)",
+    "assignment_entropy_map(use_mean=)",
+}
+
+
+class Row(NamedTuple):
+    """Names in SCRIBE, code that does the same here, and what is said about it."""
+
+    names: list[str]
+    code: list[str]
+    note: str
+
+
+def read_page() -> tuple[str, list[Row]]:
+    """The block that comes before the rows, and the rows of all tables."""
+    text = PAGE.read_text(encoding="utf-8")
+    (setup,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    rows = []
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            names, code, note = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.append(Row(spans(names), spans(code), note))
+            rest = re.sub(r"`[^`]+`", "", code)
+            assert rest.strip() == ("" if rows[-1].code else "–"), f"neither code nor a dash: {line}"
+    return setup, rows
+
+
+def spans(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def public_names() -> Iterator[str]:
+    yield from ATTRIBUTES.split()
+    for method, arguments in ARGUMENTS.items():
+        yield method
+        yield from (f"{method}({name})" if "*" in name else f"{method}({name}=)" for name in arguments.split())
+    for method, keys in KEYS.items():
+        yield from (f'{method}()["{key}"]' for key in keys.split())
+
+
+def test_every_name_has_a_row_and_no_other():
+    found = [name for row in read_page()[1] for name in row.names]
+    assert len(found) == len(set(found)), "a name has two rows"
+    assert set(found) == set(public_names())
+
+
+def test_what_has_no_counterpart_is_known_and_says_why():
+    rows = [row for row in read_page()[1] if not row.code]
+    names = [name for row in rows for name in row.names]
+    others = {name for name in names if re.sub(r".*\((.*)=\)", r"\1", name) not in WITHOUT}
+    assert others == WITHOUT_HERE
+    assert [row.names for row in rows if len(row.note) < 15] == []
+
+
+# --- the walk --------------------------------------------------------------------------------------------------------
+
+
+def summary(value) -> object:
+    """Numbers by which two values are told apart, as JSON keeps them."""
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from scipy import sparse
+
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, AnnData):
+        fields = {name: getattr(value, name) for name in ("obs", "var", "obsm", "varm", "layers", "uns")}
+        return summary({name: dict(field) for name, field in fields.items()})
+    if hasattr(value, "items") and not isinstance(value, pd.DataFrame | pd.Series):
+        return {str(name): summary(part) for name, part in sorted(value.items(), key=lambda item: str(item[0]))}
+    if isinstance(value, pd.DataFrame):
+        return {str(name): summary(value[name]) for name in value}
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return [summary(part) for part in value]
+    if sparse.issparse(value):
+        return [*value.shape, value.nnz, float(value.sum())]
+    if isinstance(value, Axes):
+        drawn = [line.get_ydata() for line in value.lines] + [c.get_offsets() for c in value.collections]
+        return [value.get_xlabel(), value.get_ylabel(), summary([np.ma.filled(part, np.nan) for part in drawn])]
+    if isinstance(value, np.ndarray | np.generic | pd.Series | float | int) and np.asarray(value).dtype.kind in "biuf":
+        value = np.asarray(value, float)
+        return [*value.shape, float(np.nansum(value)), float(np.nansum(np.sqrt(np.abs(value))))]
+    if isinstance(value, pd.Series):
+        return sorted((str(name), int(n)) for name, n in value.value_counts().items())
+    if hasattr(value, "base_dist"):  # NumPyro has no mean of a logit-normal
+        return [type(value).__name__, summary(value.base_dist)]
+    if hasattr(value, "mean"):  # distributions
+        return [type(value).__name__, summary(np.asarray(value.mean() if callable(value.mean) else value.mean))]
+    return str(value)
+
+
+def namespace(adata, new_cells) -> dict:
+    import numpyro.distributions as dist
+    import optax
+    import scanpy as sc
+    from numpyro.infer import Trace_ELBO
+
+    import scbayes as sb
+
+    own = {"np": np, "dist": dist, "optax": optax, "sc": sc, "Trace_ELBO": Trace_ELBO, "sb": sb}
+    return own | {"adata": adata.copy(), "new_cells": new_cells.copy()}
+
+
+def run(code: list[str], names: dict) -> list:
+    """Run one row; what each of its expressions gives, and AnnData at the end."""
+    from matplotlib import pyplot as plt
+    from scanpy import settings
+
+    found, verbosity = [], settings.verbosity
+    for line in code:
+        try:
+            kind = "exec" if re.match(r"[\w.]+ = ", line) else "eval"
+            found.append(summary(eval(compile(line, str(PAGE), kind), names)))
+        except Exception as error:
+            error.add_note(f"docs/scribe.md: {line}")
+            raise
+    settings.verbosity = verbosity
+    plt.close("all")
+    return found
+
+
+def writes(code: list[str]) -> bool:
+    return any(line.startswith("sb.tl.") for line in code)
+
+
+def readers(code: list[str]) -> list[str]:
+    return [line for line in code if not line.startswith(("sb.tl.", "sc."))]
+
+
+def walk(folder: Path, codes: list[list[str]]) -> dict[str, list]:
+    """Run every row on what is in the folder, and read what the first walk wrote there."""
+    import anndata as ad
+
+    adata, new_cells = (ad.read_h5ad(folder / f"{name}.h5ad") for name in ("adata", "new_cells"))
+    whole, read = [], []
+    for i, code in enumerate(codes):
+        names = namespace(adata, new_cells)
+        values = run(code, names)
+        whole.append([values, summary(names["adata"]), summary(names["new_cells"])])
+        if writes(code):
+            paths = {name: folder / f"{name}_{i}.h5ad" for name in ("adata", "new_cells")}
+            if not paths["adata"].exists():
+                for name, path in paths.items():
+                    names[name].write_h5ad(path)
+            else:
+                names |= {name: ad.read_h5ad(path) for name, path in paths.items()}
+            read.append([run(readers(code), names), summary(names["adata"]), summary(names["new_cells"])])
+    return {"whole": whole, "read": read}
+
+
+def different(a, b) -> bool:
+    """Whether two summaries differ by more than rounding."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() != b.keys() or any(different(a[name], b[name]) for name in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) != len(b) or any(different(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return not np.isclose(a, b, rtol=1e-6, atol=1e-9)
+    return a != b
+
+
+@pytest.mark.slow
+def test_every_row_runs_here_and_in_a_process_that_reads_the_file(tmp_path):
+    import matplotlib as mpl
+
+    assert mpl.get_backend().lower() == "agg"
+    setup, rows = read_page()
+    codes = [list(code) for code in dict.fromkeys(tuple(row.code) for row in rows if row.code)]
+    assert len(codes) > 60
+    names = {}
+    exec(compile(setup, str(PAGE), "exec"), names)
+    for name in ("adata", "new_cells"):
+        names[name].write_h5ad(tmp_path / f"{name}.h5ad")
+    here = json.loads(json.dumps(walk(tmp_path, codes)))
+
+    (tmp_path / "codes.json").write_text(json.dumps(codes), encoding="utf-8")
+    there = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MPLBACKEND": "Agg"},
+    )
+    assert there.returncode == 0, there.stderr[-3000:]
+    again = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    for what, of in (("whole", codes), ("read", [code for code in codes if writes(code)])):
+        assert len(here[what]) == len(again[what]) == len(of)
+        changed = [code for code, a, b in zip(of, here[what], again[what], strict=True) if different(a, b)]
+        assert changed == [], f"{what}: other numbers in a new process"
+
+
+def test_a_row_that_fails_is_named():
+    with pytest.raises(AttributeError) as caught:
+        run(["np.pi", "np.nothing_of_the_kind"], {"np": np})
+    assert "np.nothing_of_the_kind" in caught.value.__notes__[0]
+    assert different([1.0, {"a": 2.0}], [1.0, {"a": 2.1}])
+    assert not different([1.0, {"a": 2.0}], [1.0, {"a": 2.0 + 1e-12}])
+
+
+if __name__ == "__main__":
+    given = Path(sys.argv[1])
+    found = walk(given, json.loads((given / "codes.json").read_text(encoding="utf-8")))
+    (given / "found.json").write_text(json.dumps(found), encoding="utf-8")
