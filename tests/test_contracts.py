@@ -3,8 +3,11 @@
 import copy
 import inspect
 import io
+import json
 import logging
 import re
+import subprocess
+import sys
 
 import anndata as ad
 import jax
@@ -37,6 +40,22 @@ def _fitted() -> ad.AnnData:
 @pytest.fixture
 def fitted(_fitted) -> ad.AnnData:
     return _fitted.copy()
+
+
+@pytest.fixture(scope="module")
+def _with_results(_fitted) -> ad.AnnData:
+    """A fit, a mixture, and everything that is computed from them."""
+    adata = _fitted.copy()
+    fit(adata, n_components=2, key_added="mix")
+    for name, settings in IN_PLACE.items():
+        if name.startswith("tl.") and name not in ("tl.fit", "tl.remove"):
+            public("tl")[name](adata, **settings)
+    return adata
+
+
+@pytest.fixture
+def with_results(_with_results) -> ad.AnnData:
+    return _with_results.copy()
 
 
 def numbers(adata, key: str = "sb") -> dict[str, np.ndarray]:
@@ -78,8 +97,20 @@ def assert_same(found: dict, expected: dict) -> None:
 IN_PLACE = {
     "pp.prepare_counts": {"n_top_genes": 10, "min_cells": 3},
     "tl.fit": {"progress": False, "key_added": "new"},
+    "tl.choose_components": {"candidates": (1, 2), "progress": False},
+    "tl.posterior_samples": {"n_samples": 3},
+    "tl.predict": {"n_samples": 3, "genes": ["gene1", "gene2"], "progress": False},
+    "tl.log_likelihood": {"key": "mix", "components": True, "n_samples": 2},
+    "tl.compare": {"keys": ["sb", "mix"], "n_samples": 25, "progress": False},
+    "tl.normalize_counts": {"expression": ["gene1", "gene2"]},
+    "tl.residuals": {"genes": ["gene1", "gene2"]},
+    "tl.assign": {"key": "mix", "unknown": 0.01},
+    "tl.entropy": {"key": "mix"},
     "tl.remove": {},
 }
+#: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.
+READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
+READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 
 
 def public(room: str) -> dict:
@@ -92,8 +123,11 @@ def test_every_function_in_place_is_here():
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
-def test_copy_equals_in_place_and_leaves_the_original_alone(fitted, name):
+def test_copy_equals_in_place_and_leaves_the_original_alone(with_results, name):
     function = (public("pp") | public("tl"))[name]
+    fitted = with_results
+    if name.startswith("tl.") and name not in ("tl.fit", "tl.remove"):
+        _forget(fitted, name.removeprefix("tl."))
     original, before = fitted.copy(), contents(fitted)
     result = function(original, **IN_PLACE[name], copy=True)
     assert_same(contents(original), before)
@@ -108,17 +142,57 @@ def test_copy_equals_in_place_and_leaves_the_original_alone(fitted, name):
                 assert not np.shares_memory(value, getattr(original, parts)[slot])
 
 
+def _forget(adata, verb: str) -> None:
+    """Delete a result, so that it shows whether it is written again."""
+    for entry in [name for name in adata.uns if name.endswith(f"_{verb}")]:
+        for slot in json.loads(adata.uns[entry]["result"])["slots"].values():
+            field, name = re.fullmatch(r"(\w+)\['(.*)'\]", slot).groups()
+            del getattr(adata, field)[name]
+        del adata.uns[entry]
+
+
 @pytest.mark.parametrize("name", [*public("get"), *public("pl")])
-def test_reading_and_drawing_change_nothing(fitted, name):
+def test_reading_and_drawing_change_nothing(with_results, name):
     function = (public("get") | public("pl"))[name]
-    before = contents(fitted)
-    result = function(fitted, **({"show": False} if name.startswith("pl") else {}))
+    settings = READ.get(name, {}) | ({"show": False} if name.startswith("pl") else {})
+    before = contents(with_results)
+    result = function(with_results, **settings)
     assert result is not None
     assert "copy" not in inspect.signature(function).parameters
-    assert_same(contents(fitted), before)
-    view = fitted[:10, :5]
-    function(view, **({"show": False} if name.startswith("pl") else {}))
+    assert_same(contents(with_results), before)
+    view = with_results[:10, :5]
+    function(view, **settings)
     assert view.is_view
+
+
+def total(result) -> float:
+    """One number for all the numbers of a result."""
+    if isinstance(result, dict):
+        return sum(total(value) for value in result.values())
+    if isinstance(result, pd.DataFrame):
+        result = result.select_dtypes("number")
+    if sparse.issparse(result):
+        result = result.data
+    try:
+        return float(np.nansum(np.asarray(result, float)))
+    except (TypeError, ValueError):  # a fit, a distribution
+        return 0.0
+
+
+def totals(adata) -> dict[str, float]:
+    return {name: total(function(adata, **READ.get(name, {}))) for name, function in public("get").items()}
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_every_result_survives_a_file(with_results, tmp_path, suffix):
+    """In a process of its own; this file is its program."""
+    path = tmp_path / f"x.{suffix}"
+    getattr(with_results, f"write_{suffix}")(path)
+    command = [sys.executable, "-W", "ignore", __file__, str(path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found, expected = json.loads(done.stdout.splitlines()[-1]), totals(with_results)
+    assert sum(value != 0 for value in expected.values()) > 10
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_is_handed_out_can_be_changed_without_harm(fitted):
@@ -376,3 +450,8 @@ def test_index_and_names_do_not_matter(fitted):
     fit(adata)
     assert_close(numbers(adata), numbers(fitted))
     assert_close(numbers(adata[:, ["3/a 'ü' \"π\""]]), numbers(adata[:, 3]))
+
+
+if __name__ == "__main__":
+    read = ad.read_zarr if sys.argv[1].endswith("zarr") else ad.read_h5ad
+    sys.stdout.write(json.dumps(totals(read(sys.argv[1]))) + "\n")

@@ -592,7 +592,7 @@ def test_draws_are_those_of_the_marginals(any_fit):
         assert np.abs(off).max() < 6, name
         assert np.sqrt(np.mean(off**2)) < 1.8, name
         ratio = z.std(0) / marginal.scale
-        assert 0.7 < ratio.min(), name
+        assert ratio.min() > 0.7, name
         assert ratio.max() < 1.4, name
 
 
@@ -711,9 +711,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "message"), BAD, ids=lambda x: str(x)[:50] if isinstance(x, dict) else ""
-)
+@pytest.mark.parametrize(("settings", "error", "message"), BAD, ids=[str(i) for i in range(len(BAD))])
 def test_bad_settings(fitted, settings, error, message):
     fitted.obs["partly"] = np.where(np.arange(400) < 9, None, fitted.obs["component"].astype(str))
     before = everything(fitted)

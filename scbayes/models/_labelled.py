@@ -1,6 +1,6 @@
 r"""Components estimated from cells whose component is known, and what other cells score under them.
 
-Counts are :math:`\mathrm{NB}(r_g, \text{mean } \nu_c \mu_{kg})` with :math:`\nu_c` the cell's total over the mean total.
+Counts are :math:`\mathrm{NB}(r_g, \text{mean } \nu_c \mu_{kg})`; :math:`\nu_c` is the cell's total over the mean total.
 The means of a gene come from a gamma distribution around its mean over all cells, whose width is learned from how much
 components differ in it; :math:`r_g` comes from second moments, drawn towards the median gene. Closed form throughout:
 estimates without a fold of the cells cost a subtraction, so that every cell is scored by estimates that have not seen

@@ -94,7 +94,7 @@ def expectations(components: Parameters, background: Parameters, nu: np.ndarray)
 
 
 @jit
-def _expect(size, log_odds, back_size, back_log_odds, nu, out):  # noqa: PLR0917
+def _expect(size, log_odds, back_size, back_log_odds, nu, out):
     for k in range(size.shape[0]):
         for g in range(size.shape[1]):
             r, s = size[k, g], back_size[g]
