@@ -99,7 +99,7 @@ def test_density_of_cells(model, n_components, unconstrained, prior, log_prior):
     expected = brute(parameters, counts, batch, log_prior)
     np.testing.assert_allclose(marginal.log_density(parameters), expected, atol=1e-4)
     # elsewhere: second order in ln nu of a ratio
-    for by, atol in ((0.03, 2e-3), (0.1, 1e-2)):
+    for by, atol in ((0.03, 4e-3), (0.1, 2e-2)):
         there = moved(parameters, by)
         change = brute(there, counts, batch, log_prior) - expected
         assert np.abs(change).max() > 10 * atol

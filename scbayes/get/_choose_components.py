@@ -29,4 +29,4 @@ def choose_components(adata: "AnnData", key: str = "sb") -> "pd.DataFrame":
     KeyError
         If there is no such result.
     """
-    return read_result(adata, "choose_components", key).values["table"].copy()
+    return read_result(adata, "choose_components", key)[0]["table"].copy()

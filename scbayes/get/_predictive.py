@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 STATISTICS = {"genes": ("mean", "variance", "zeros"), "cells": ("total", "detected")}
 
 
-def predictive(
-    adata: "AnnData", key: str = "sb", *, what: str = "genes"
-) -> "pd.DataFrame | dict[str, sparse.csr_array]":
+def predictive(adata: "AnnData", key: str = "sb", *, what: str = "genes") -> pd.DataFrame | dict:
     """What :func:`scbayes.tl.predict` found, as one tidy table.
 
     Parameters

@@ -46,7 +46,8 @@ def choose_components(
     if ax is None:
         ax = plt.figure(figsize=(4.5, 3.2), layout="constrained").subplots()
     at, height = table["n_components"], table["difference"]
-    ax.errorbar(at, height, table["se"], fmt="o-", color="0.2", mfc="white", capsize=3, lw=1, label="± 1 standard error")
+    style = {"fmt": "o-", "color": "0.2", "mfc": "white", "capsize": 3, "lw": 1}
+    ax.errorbar(at, height, table["se"], **style, label="± 1 standard error")
     chosen = table[table["suggested"]]
     label = f"suggested: {int(chosen['n_components'].iloc[0])}"
     ax.plot(chosen["n_components"], chosen["difference"], "s", color="0.2", ms=9, label=label)

@@ -122,7 +122,7 @@ def fit_calibration(
     options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 500}
     fits = [optimize.minimize(loss, at, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for at in starts]
     best = min(fits, key=lambda fit: fit.fun).x
-    bias = best[3:] - best[3:].mean() if class_bias else None
+    bias = best[3:] if class_bias else None  # their prior keeps the sum at 0
     return Calibration(float(np.exp(best[0])), float(expit(best[1])), prior, float(best[2]), bias)
 
 
