@@ -233,9 +233,14 @@ SETTINGS = [
         for name, call in {"tl.fit": fits(), "tl.fit again": resumes(), "tl.remove": sb.tl.remove, **READERS}.items()
     ],
     Case("model", keep, fits(model="nbvpc"), ValueError, ("'nbvpc'", ", ".join(MODELS))),
-    Case("mixture", keep, fits(model="nbvcp_mix"), ValueError, ("'nbvcp_mix'", "zinbvcp")),
+    Case("mixture", keep, fits(model="nbvcp_mix"), ValueError, ("'nbvcp_mix'", "n_components=2 or more")),
     Case("coordinates", keep, fits(parameterization="linkd"), ValueError, ("'linkd'", "linked.*mean_disp")),
-    Case("components", keep, fits(n_components=3), ValueError, ("n_components=3", "leave it None")),
+    Case("components", keep, fits(n_components=0), ValueError, ("n_components=0", "at least 2")),
+    Case(
+        "start", keep, fits(n_components=2, init="kmean"), KeyError, ("init='kmean'", "'kmeans', 'leiden' or a column")
+    ),
+    Case("labels", keep, fits(labels_key="type"), KeyError, ("labels_key='type'", "batch")),
+    Case("trust", keep, fits(labels_key="batch", label_trust=0.4), ValueError, ("label_trust=0.4", "above 0.5")),
     Case("layer", keep, fits(layer="cuonts"), KeyError, ("'cuonts'", r"\['counts'\]")),
     Case("mask", keep, fits(mask_var="hvg"), KeyError, ("'hvg'", "wanted")),
     Case(
