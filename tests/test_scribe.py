@@ -218,8 +218,9 @@ def walk(folder: Path, codes: list[list[str]]) -> dict[str, list]:
         values = run(code, names)
         whole.append([values, summary(names["adata"]), summary(names["new_cells"])])
         if writes(code):
-            paths = {name: folder / f"{name}_{i}.h5ad" for name in ("adata", "new_cells")}
-            if not paths["adata"].exists():
+            used = [name for name in ("adata", "new_cells") if re.search(rf"\({name}\b", " ".join(code))]
+            paths = {name: folder / f"{name}_{i}.h5ad" for name in used}
+            if not any(path.exists() for path in paths.values()):
                 for name, path in paths.items():
                     names[name].write_h5ad(path)
             else:

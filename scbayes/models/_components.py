@@ -18,6 +18,8 @@ from scbayes.models._parameters import Parameters, log_responsibilities, score_c
 
 #: Responsibilities below this are taken as zero: such cells cost a component nothing.
 NEGLIGIBLE = 1e-6
+#: A normal around a point holds if its centre is this near, in ln nu; else it is moved there, in steps of at most.
+NEAR, LONGEST, N_STEPS = 0.3, 1.0, 5
 #: Share of the smaller component's cells that a second one also claims, from which the two are called the same.
 SHARED = 0.5
 
@@ -61,12 +63,18 @@ def marginal_scores(parameters: Parameters, counts: Counts, prior, *, unconstrai
     total = np.log(parameters.mean.sum(-1))[counts.batch]  # (n_cells, n_components)
     expected = parameters.log_nu + total @ parameters.weights
     even = parameters.log_odds - np.log(parameters.mean.sum(-1, keepdims=True))
-    scores = score_cells(parameters._replace(log_odds=even, log_nu=expected), counts)
-    log_nu = expected[:, None] - total
-    slope, bend = prior_slopes(prior, log_nu.ravel(), unconstrained=unconstrained)
-    gradient = scores.slope + slope.reshape(log_nu.shape)
-    curvature = np.maximum(-scores.bend - bend.reshape(log_nu.shape), 1e-3)
-    move = gradient / curvature
+    for _ in range(N_STEPS):  # once, but where components have very different totals
+        scores = score_cells(parameters._replace(log_odds=even, log_nu=expected), counts)
+        log_nu = expected[:, None] - total
+        slope, bend = prior_slopes(prior, log_nu.ravel(), unconstrained=unconstrained)
+        gradient = scores.slope + slope.reshape(log_nu.shape)
+        curvature = np.maximum(-scores.bend - bend.reshape(log_nu.shape), 1e-3)
+        move = gradient / curvature
+        likeliest = np.argmax(scores.value, 1)
+        shift = np.clip(move[np.arange(len(move)), likeliest], -LONGEST, LONGEST)
+        if np.max(np.abs(shift)) < NEAR:
+            break
+        expected = expected + np.where(np.abs(shift) < NEAR, 0.0, shift)
     gain = np.where(np.abs(move) < 1, gradient * move / 2, np.abs(gradient) - curvature / 2)  # no leap beyond 1
     return scores.value + prior_log_density(prior, log_nu, unconstrained=unconstrained) + gain - np.log(curvature) / 2
 

@@ -106,12 +106,8 @@ def canonical_marginals(
     """
     if config.mixture:
         given = links, log_mrna, mrna_scale, batch
-        each = [Total(*[part[k] for part in total]) for k in range(config.n_components)]
-        parts = [
-            canonical_marginals(config.plain, posterior.component(k), each[k], *given)
-            for k in range(config.n_components)
-        ]
-        return _stacked(config, parts)
+        alone = [component_alone(config, posterior, total, k) for k in range(config.n_components)]
+        return _stacked(config, [canonical_marginals(config.plain, *parts, *given) for parts in alone])
     found = sampled_marginals(config, posterior, links)
     standard = config.parameterization == "standard"
     if standard and "p" in found:  # its coordinate is the expected total, see Model.untie
@@ -155,6 +151,16 @@ def canonical_marginals(
         if not standard:
             found["mu"] = found["mu"]._replace(scale=np.sqrt(found["mu"].scale ** 2 + mrna_scale**2))
     return found
+
+
+def component_alone(config: ModelConfig, posterior: Posterior, total: Total, k: int) -> tuple[Posterior, Total]:
+    """Posterior and total of one component of a mixture, as those of a model of its own."""
+    alone, own = posterior.component(k), Total(*[part[k] for part in total])
+    if config.parameterization == "standard" and config.global_sites:  # p's coordinate has the total, see Model.untie
+        beyond = own.loc - total.loc.mean(0)
+        beyond = beyond if len(beyond) == len(alone.global_loc) else beyond.mean(keepdims=True)
+        alone = alone._replace(global_loc=alone.global_loc + beyond)
+    return alone, own
 
 
 def _stacked(config: ModelConfig, parts: list[dict[str, Marginal]]) -> dict[str, Marginal]:

@@ -15,6 +15,8 @@ from scbayes.stats._chebyshev import Chebyshev, chebyshev
 
 #: Distance of the nearest singularity of a gene's log probability of zero from the real line (in ln nu).
 POLE = {False: np.pi, True: 0.5}
+#: Beyond the outermost cells, since derivatives are least accurate at the ends.
+MARGIN = 0.25
 #: Numbers in a block of genes x nodes.
 BLOCK = 2_000_000
 
@@ -123,7 +125,8 @@ def log_responsibilities(scores: np.ndarray, weights: np.ndarray, temperature: f
 
 def grid_over(log_nu: np.ndarray, *, gate: bool) -> Chebyshev:
     """Interpolation nodes that cover ``log_nu``."""
-    return chebyshev(float(np.min(log_nu)), float(np.max(log_nu)), pole=POLE[gate], tolerance=1e-9)
+    low, high = float(np.min(log_nu)), float(np.max(log_nu))
+    return chebyshev(low - MARGIN, high + MARGIN, pole=POLE[gate], tolerance=1e-9)
 
 
 def interpolations(grid: Chebyshev, x: np.ndarray) -> list[np.ndarray]:

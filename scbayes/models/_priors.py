@@ -18,7 +18,6 @@ FAMILIES = {
     "HalfCauchy": ("scale",),
     "Exponential": ("rate",),
     "BetaPrime": ("concentration1", "concentration0"),
-    "Dirichlet": ("concentration",),
 }
 #: Support of each parameter.
 SUPPORT = {
@@ -102,15 +101,15 @@ def _check_weights(config: ModelConfig, prior) -> dist.Dirichlet:
     if not config.mixture:
         msg = f"priors names 'weights', which {config.describe()} does not have: it has no n_components"
         raise ValueError(msg)
-    if isinstance(prior, int | float | np.number):
-        prior = dist.Dirichlet(np.full(n, float(prior)), validate_args=False)
-    if not isinstance(prior, dist.Dirichlet) or np.shape(prior.concentration) != (n,):
+    number = isinstance(prior, int | float | np.number) and not isinstance(prior, bool)
+    if not number and (not isinstance(prior, dist.Dirichlet) or np.shape(prior.concentration) != (n,)):
         msg = f"the prior of 'weights' is {prior!r}; give a number, or a numpyro Dirichlet of {n} concentrations"
         raise ValueError(msg)
-    if not np.all(np.isfinite(prior.concentration)) or np.any(np.asarray(prior.concentration) <= 0):
-        msg = f"the prior of 'weights' has concentrations {prior.concentration}; they must be finite and positive"
+    concentration = np.full(n, float(prior)) if number else np.asarray(prior.concentration, float)
+    if not np.all(np.isfinite(concentration)) or np.any(concentration <= 0):
+        msg = f"the prior of 'weights' has concentrations {concentration}; they must be finite and positive"
         raise ValueError(msg)
-    return prior
+    return dist.Dirichlet(concentration)
 
 
 def support(site: str, prior: dist.Distribution, config: ModelConfig) -> constraints.Constraint:
@@ -129,10 +128,10 @@ def to_json(prior: dist.Distribution) -> dict:
 def from_json(value: dict) -> dist.Distribution:
     """The prior of :func:`to_json`."""
     name = value["family"]
+    if name == "Dirichlet":
+        return dist.Dirichlet(np.array(value["concentration"], float))
     if name not in FAMILIES:
         msg = f"this version of scbayes does not know the prior {name!r}"
         raise ValueError(msg)
-    if name == "Dirichlet":
-        return dist.Dirichlet(np.array(value["concentration"], float))
     family = BetaPrime if name == "BetaPrime" else getattr(dist, name)
     return family(*[float(value[field]) for field in FAMILIES[name]])

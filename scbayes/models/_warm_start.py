@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -28,6 +29,8 @@ from scbayes.stats._newton import Maximum
 ROUNDS = 3
 #: Rounds at most until cells have settled in the components of a mixture.
 SETTLING = 60
+#: Variance of log totals that components alone may cause, where a given prior of nu has to be met.
+COMPOSITION = 0.3
 #: Cells have settled when memberships move by less than this, per cell.
 SETTLED = 1e-3
 
@@ -129,11 +132,22 @@ def _first(model: Model, counts: Counts, summary: Summary, priors, given, log_mr
     if model.config.capture and "nu" not in given:  # wide, so that only empty cells feel it
         seen = cells.loc[total > 0]
         priors = priors | {"nu": _family(model)(float(seen.mean()), float(max(1.0, 2 * seen.std())))}
+    elif model.config.capture:  # totals differ by composition too: meet a narrow prior half way
+        loc, width = _moments_of_log(priors["nu"], unconstrained=model.config.unconstrained)
+        data, prior = 1 / (cells.scale**2 + COMPOSITION), 1 / width**2
+        cells = cells._replace(loc=(cells.loc * data + loc * prior) / (data + prior))
     solver = Genes(model, summary, log_mrna)
     weights = np.zeros(0)
     if model.config.mixture:
         weights = np.asarray(priors["weights"].concentration) + summary.membership.sum(0)
     return State(pairs, summary, solver, evidence_of(summary), priors, *solver.first(), cells, weights)
+
+
+def _moments_of_log(prior: dist.Distribution, *, unconstrained: bool) -> tuple[float, float]:
+    """Mean and standard deviation of ln nu under a prior of nu, by draws."""
+    draws = np.asarray(prior.sample(jax.random.key(0), (4000,)), float)
+    draws = draws if unconstrained else np.log(np.maximum(draws, 1e-300))
+    return float(draws.mean()), float(draws.std())
 
 
 def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, last: bool, n_search: int = 30) -> None:
@@ -195,6 +209,7 @@ def _sort(model: Model, counts: Counts, now: State) -> None:
     order = np.argsort(-now.weights, kind="stable")
     k = len(order)
     now.weights = now.weights[order]
+    now.priors = now.priors | {"weights": dist.Dirichlet(np.asarray(now.priors["weights"].concentration)[order])}
     rows = [part.reshape(k, -1, *part.shape[1:])[order].reshape(part.shape) for part in now.genes]
     now.genes = Maximum(*rows)
     if len(now.level) and not model.config.global_sites:

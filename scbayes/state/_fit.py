@@ -10,7 +10,7 @@ import numpy as np
 
 from scbayes.models import Model, ModelConfig
 from scbayes.models._draws import Draw, Law, centre, draws
-from scbayes.models._marginals import Marginal, Total, canonical_marginals, sampled_marginals
+from scbayes.models._marginals import Marginal, Total, canonical_marginals, component_alone, sampled_marginals
 from scbayes.models._posterior import Posterior
 
 
@@ -137,11 +137,10 @@ class Fit:
 
     def component(self, k: int) -> "Fit":
         """The fit of one component alone, without a mixture."""
-        total = Total(*[part[k] for part in self.total])
+        posterior, total = component_alone(self.config, self.posterior, self.total, k)
         facts = {name: value for name, value in self.facts.items() if name != "components"}
         priors = {site: prior for site, prior in self.priors.items() if site != "weights"}
-        posterior, config = self.posterior.component(k), self.config.plain
-        own = {"posterior": posterior, "config": config, "total": total, "rest": self.rest[k]}
+        own = {"posterior": posterior, "config": self.config.plain, "total": total, "rest": self.rest[k]}
         return replace(self, **own, facts=facts, priors=priors)
 
     def squeeze(self, name: str, value: np.ndarray) -> np.ndarray:

@@ -165,6 +165,7 @@ def fit(  # noqa: PLR0913
     check_free(adata, key_added)
     _check_arguments(n_steps, priors, optimizer, loss)
     components = _components(init, n_init, labels_key, label_trust)
+    mixture = _is_mixture(model, n_components, components)
     source = stored_source(adata, key_added) if resume else find_counts(adata, layer, mask_var, batch_key)
     settings = Settings(optimizer, loss, n_steps, stable_update, progress)
     with double():
@@ -175,12 +176,10 @@ def fit(  # noqa: PLR0913
                 return adata.copy() if copy else None
         else:
             seed = _seed(rng)
-            start = None
-            if model.endswith("_mix") or n_components not in {None, 1} or init != "kmeans" or labels_key is not None:
-                _check_mixture(model, n_components, components)
+            config, start = _config(model, parameterization, per_batch, source, unconstrained=unconstrained), None
+            if mixture:
                 start = start_components(adata, counts_of(source), n_components, components, seed)
-            config = _config(model, parameterization, per_batch, source, unconstrained=unconstrained)
-            config = replace(config, n_components=1 if start is None else start.membership.shape[1])
+                config = replace(config, n_components=start.membership.shape[1])
             run = start_run(Model.of(config), source, dict(priors or {}), seed, settings, start)
         result, unfinished = finished(run, key_added, adata, source)
     out = adata.copy() if copy else adata
@@ -205,25 +204,35 @@ def _config(model: str, parameterization: str | None, per_batch, source: Source,
     return ModelConfig(model.removesuffix("_mix"), parameterization, unconstrained, n_batches, per_batch)
 
 
-def _check_mixture(model: str, n_components: int | None, how: ComponentSettings) -> None:
+def _is_mixture(model: str, n_components: int | None, how: ComponentSettings) -> bool:
+    if not isinstance(model, str):
+        msg = f"model={model!r}: give the name of a model, such as 'nbvcp'"
+        raise TypeError(msg)
+    whole = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
+    if n_components is not None and (not whole or n_components < 1):
+        msg = f"n_components={n_components!r}: give a whole number of at least 2, or None"
+        raise ValueError(msg)
     grouped = how.labels_key is not None or how.init != "kmeans"
+    if not grouped and n_components in {None, 1} and not model.endswith("_mix"):
+        return False
     if n_components == 1 or (n_components is None and not grouped):
         msg = f"model={model!r} is a mixture: pass n_components=2 or more, or labels_key or init with groups of cells"
-        raise ValueError(msg)
-    if n_components is not None and (not isinstance(n_components, int | np.integer) or n_components < 2):
-        msg = f"n_components={n_components!r}: give a whole number of at least 2, or None"
         raise ValueError(msg)
     if how.labels_key is not None and how.init != "kmeans":
         msg = f"both init={how.init!r} and labels_key={how.labels_key!r} say where components start: leave init out"
         raise ValueError(msg)
+    return True
 
 
 def _components(init: str, n_init: int, labels_key: str | None, label_trust: float) -> ComponentSettings:
     if not isinstance(n_init, int | np.integer) or n_init < 1:
         msg = f"n_init={n_init!r}: give a whole number of at least 1"
         raise ValueError(msg)
-    if not 0.5 < label_trust <= 1:
+    if not isinstance(label_trust, int | float | np.number) or not 0.5 < label_trust <= 1:
         msg = f"label_trust={label_trust!r}: give a probability above 0.5 and at most 1"
+        raise ValueError(msg)
+    if label_trust != 1 and labels_key is None:
+        msg = f"label_trust={label_trust!r} is about labels: give labels_key, the column of obs that has them"
         raise ValueError(msg)
     return ComponentSettings(init, n_init, labels_key, label_trust)
 

@@ -58,6 +58,9 @@ def start_components(adata, counts: Counts, n_components: int | None, how: Compo
     ValueError
         If the number of components and that of the groups disagree.
     """
+    if n_components is not None and n_components > counts.n_cells:
+        msg = f"n_components={n_components}, but there are {counts.n_cells} cells: give at most as many as cells"
+        raise ValueError(msg)
     if how.labels_key is not None:
         return _from_labels(adata, counts, n_components, how, seed)
     if how.init in ("kmeans", "leiden"):
@@ -77,6 +80,9 @@ def start_components(adata, counts: Counts, n_components: int | None, how: Compo
 def _from_labels(adata, counts: Counts, n_components: int | None, how: ComponentSettings, seed: int) -> Components:
     code, names = _column(adata, how.labels_key, "labels_key", missing=True)
     n = len(names) if n_components is None else n_components
+    if n < 2:
+        msg = f"obs[{how.labels_key!r}] has one label only, {names}: pass n_components=2 or more"
+        raise ValueError(msg)
     if n < len(names):
         msg = f"obs[{how.labels_key!r}] has {len(names)} labels, but n_components={n}: give at least as many"
         raise ValueError(msg)
@@ -106,8 +112,8 @@ def _column(adata, name: str, argument: str, *, missing: bool = False) -> tuple[
     if not missing and (codes < 0).any():
         msg = f"obs[{name!r}] is missing for {(codes < 0).sum()} cells: give each a group, or use labels_key"
         raise ValueError(msg)
-    if len(names) < 2:
-        msg = f"obs[{name!r}] has {len(names)} group(s): a mixture needs at least two"
+    if len(names) < 2 - missing:
+        msg = f"obs[{name!r}] has {len(names)} group(s): a mixture needs at least {2 - missing}"
         raise ValueError(msg)
     return codes.astype(int), [str(x) for x in names]
 
