@@ -87,8 +87,8 @@ def prepared():
     sb.tl.fit(adata, "zinb", key_added="zinb", **quiet)
     sb.tl.fit(adata, n_components=10, key_added="mix", **quiet)
     sb.tl.fit(adata, labels_key="cell_type", key_added="typed", **quiet)
-    sb.tl.choose_components(adata, (1, 2, 4, 8, 12), **quiet)
-    sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, **quiet)
+    sb.tl.choose_components(adata, (1, 2, 4, 8), **quiet)
+    sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, n_cells=700, **quiet)
     for key in ("sb", "mix"):
         sb.tl.predict(adata, key, n_samples=50, genes=GENES, **quiet)
         sb.tl.residuals(adata, key, genes=GENES)

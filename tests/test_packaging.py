@@ -24,7 +24,9 @@ def blocks(language: str) -> list[str]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {Requirement(requirement).name for requirement in requirements}
+    """What is imported of each requirement."""
+    found = {Requirement(requirement).name.replace("-", "_") for requirement in requirements}
+    return {{"scikit_learn": "sklearn"}.get(name, name) for name in found}
 
 
 def test_readme_has_two_set_up_commands_of_one_line():

@@ -102,7 +102,7 @@ def test_fit_without_a_step(adata, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scbayes.inference._trainer._compiled", lambda *_, **__: stop)
+    monkeypatch.setattr("scbayes.inference._trainer.Window.__call__", stop)
     with pytest.raises(KeyboardInterrupt):
         sb.tl.fit(adata, key_added="none", progress=False)
     (fit,) = drawn(ax := sb.pl.loss(adata, "none", show=False))

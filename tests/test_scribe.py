@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scribe.md"
@@ -199,36 +200,41 @@ def run(code: list[str], names: dict) -> list:
     return found
 
 
-def writes(code: list[str]) -> bool:
-    return any(line.startswith("sb.tl.") for line in code)
+def is_reader(line: str) -> bool:
+    return not line.startswith(("sb.tl.", "sc."))
 
 
-def readers(code: list[str]) -> list[str]:
-    return [line for line in code if not line.startswith(("sb.tl.", "sc."))]
-
-
-def walk(folder: Path, codes: list[list[str]]) -> dict[str, list]:
-    """Run every row on what is in the folder, and read what the first walk wrote there."""
+def read_both(folder: Path, name: str = "") -> dict:
+    """AnnData of the fitted cells and of the new ones, as far as they were written under this name."""
     import anndata as ad
 
-    adata, new_cells = (ad.read_h5ad(folder / f"{name}.h5ad") for name in ("adata", "new_cells"))
-    whole, read = [], []
+    paths = {which: folder / f"{which}{name}.h5ad" for which in ("adata", "new_cells")}
+    return {which: ad.read_h5ad(path) for which, path in paths.items() if path.exists()}
+
+
+def walk(folder: Path, codes: list[list[str]], *, keep: bool = False) -> list:
+    """Run every row on what is in the folder; with `keep`, write what each leaves, in a file of its own."""
+    found, data = [], read_both(folder)
     for i, code in enumerate(codes):
-        names = namespace(adata, new_cells)
-        values = run(code, names)
-        whole.append([values, summary(names["adata"]), summary(names["new_cells"])])
-        if writes(code):
-            used = [name for name in ("adata", "new_cells") if re.search(rf"\({name}\b", " ".join(code))]
-            paths = {name: folder / f"{name}_{i}.h5ad" for name in used}
-            if not any(path.exists() for path in paths.values()):
-                for name, path in paths.items():
-                    names[name].write_h5ad(path)
-            else:
-                names |= {name: ad.read_h5ad(path) for name, path in paths.items()}
-                for path in paths.values():
-                    path.unlink()
-            read.append([run(readers(code), names), summary(names["adata"]), summary(names["new_cells"])])
-    return {"whole": whole, "read": read}
+        names = namespace(**data)
+        found.append([run(code, names), {which: summary(names[which]) for which in data}])
+        if keep and not all(map(is_reader, code)):
+            for which in data:
+                if f"({which}" in " ".join(code):
+                    names[which].write_h5ad(folder / f"{which}-{i}.h5ad")
+    return found
+
+
+def read(folder: Path, codes: list[list[str]]) -> dict[str, list]:
+    """Run what only reads in those rows that were kept."""
+    found, data = {}, read_both(folder)
+    for i, code in enumerate(codes):
+        kept = read_both(folder, f"-{i}")
+        if kept:
+            names = namespace(**data | kept)
+            values = run([line for line in code if is_reader(line)], names)
+            found[str(i)] = [values, {which: summary(names[which]) for which in kept}]
+    return found
 
 
 def different(a, b) -> bool:
@@ -242,34 +248,74 @@ def different(a, b) -> bool:
     return a != b
 
 
+@pytest.fixture(scope="module")
+def setup() -> dict:
+    """What the block before the tables defines."""
+    names = {}
+    exec(compile(read_page()[0], str(PAGE), "exec"), names)
+    return names
+
+
 @pytest.mark.slow
-def test_every_row_runs_here_and_in_a_process_that_reads_the_file(tmp_path):
+def test_every_row_runs_here_and_in_a_process_that_reads_the_file(setup, tmp_path):
     import matplotlib as mpl
 
     assert mpl.get_backend().lower() == "agg"
-    setup, rows = read_page()
-    codes = [list(code) for code in dict.fromkeys(tuple(row.code) for row in rows if row.code)]
+    codes = [list(code) for code in dict.fromkeys(tuple(row.code) for row in read_page()[1] if row.code)]
     assert len(codes) > 60
-    names = {}
-    exec(compile(setup, str(PAGE), "exec"), names)
-    for name in ("adata", "new_cells"):
-        names[name].write_h5ad(tmp_path / f"{name}.h5ad")
-    here = json.loads(json.dumps(walk(tmp_path, codes)))
-
     (tmp_path / "codes.json").write_text(json.dumps(codes), encoding="utf-8")
-    there = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"MPLBACKEND": "Agg"},
-    )
-    assert there.returncode == 0, there.stderr[-3000:]
+    for name in ("adata", "new_cells"):
+        setup[name].write_h5ad(tmp_path / f"{name}.h5ad")
+    command, own = [sys.executable, __file__, str(tmp_path)], os.environ | {"MPLBACKEND": "Agg"}
+    with (tmp_path / "log.txt").open("w", encoding="utf-8") as log:
+        there = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=own)
+        try:  # both walk at the same time
+            here = json.loads(json.dumps(walk(tmp_path, codes, keep=True)))
+            there.communicate(b"all are kept")
+        finally:
+            there.kill()
+    assert there.returncode == 0, (tmp_path / "log.txt").read_text(encoding="utf-8")[-3000:]
     again = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    for what, of in (("whole", codes), ("read", [code for code in codes if writes(code)])):
-        assert len(here[what]) == len(again[what]) == len(of)
-        changed = [code for code, a, b in zip(of, here[what], again[what], strict=True) if different(a, b)]
-        assert changed == [], f"{what}: other numbers in a new process"
+    assert len(here) == len(again["walk"]) == len(codes)
+    changed = [code for code, a, b in zip(codes, here, again["walk"], strict=True) if different(a, b)]
+    assert changed == [], "other numbers in a new process"
+
+    kept = [i for i, code in enumerate(codes) if not all(map(is_reader, code))]
+    assert sorted(again["read"], key=int) == [str(i) for i in kept]
+    changed = []
+    for i in kept:
+        values, data = again["read"][str(i)]
+        expected = [value for line, value in zip(codes[i], here[i][0], strict=True) if is_reader(line)]
+        if different(values, expected) or different(data, {which: here[i][1][which] for which in data}):
+            changed.append(codes[i])
+    assert changed == [], "other numbers in what was read from a file"
+
+
+@pytest.mark.slow
+def test_weights_of_a_mixture(setup):
+    """What `get` says of them, against the Dirichlet distribution that the fit stores."""
+    import scbayes as sb
+
+    adata = setup["adata"]
+    concentration = adata.uns["mix"]["weights"]
+    law = stats.dirichlet(concentration)
+    np.testing.assert_array_equal(sb.get.params(adata, "mix")["weights"]["concentration"], concentration)
+    np.testing.assert_allclose(sb.get.map(adata, "mix", use_mean=True)["weights"], law.mean())
+    mode = sb.get.map(adata, "mix")["weights"]
+    assert mode.sum() == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    for near in rng.dirichlet(5e5 * mode, 20):
+        assert law.logpdf(near) < law.logpdf(mode)
+    for found in (
+        sb.get.distributions(adata, "mix", backend="scipy")["weights"],
+        sb.get.distributions(adata, "mix")["weights"],
+    ):
+        mean, variance = (found.mean(), found.var()) if callable(found.mean) else (found.mean, found.variance)
+        np.testing.assert_allclose(mean, law.mean(), rtol=1e-5)
+        np.testing.assert_allclose(variance, law.var(), rtol=1e-5)
+    first, *_ = sb.get.distributions(adata, "mix", backend="scipy", split=True)["weights"]
+    assert first.mean() == pytest.approx(law.mean()[0])
+    assert "weights" not in sb.get.map(adata)
 
 
 def test_a_row_that_fails_is_named():
@@ -282,5 +328,8 @@ def test_a_row_that_fails_is_named():
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
-    found = walk(given, json.loads((given / "codes.json").read_text(encoding="utf-8")))
-    (given / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    rows = json.loads((given / "codes.json").read_text(encoding="utf-8"))
+    values = {"walk": walk(given, rows)}
+    sys.stdin.read()  # until the other process has written its files
+    values["read"] = read(given, rows)
+    (given / "found.json").write_text(json.dumps(values), encoding="utf-8")

@@ -63,7 +63,7 @@ def assignments(
         if ax is None:
             ax = plt.figure(figsize=(5, height_of(n)), layout="constrained").subplots()
         draw_strips(ax, table["confidence"].to_numpy(), pd.Categorical(table["assignment"]))
-        ax.set(xlim=(0, 1), xlabel="probability of the assigned component")
+        ax.set(xlim=(0, 1), xlabel="probability of the assigned component", ylabel="assigned to")
         sns.despine(ax=ax)
     else:
         counts = pd.crosstab(adata.obs[groupby], table["assignment"], dropna=False)
@@ -73,7 +73,7 @@ def assignments(
             size = 2.6 + 0.45 * counts.shape[1], 1.6 + 0.32 * counts.shape[0]
             ax = plt.figure(figsize=size, layout="constrained").subplots()
         _heat_map(ax, counts)
-        ax.set(xlabel="assigned to", ylabel=groupby)
+        ax.set(xlabel=f"assigned to (% of the cells of each {groupby})", ylabel=groupby)
     if show:
         plt.show()
         return None

@@ -50,7 +50,7 @@ def choose_components(
     ax.errorbar(at, height, table["se"], **style, label="± 1 standard error")
     chosen = table[table["suggested"]]
     label = f"suggested: {int(chosen['n_components'].iloc[0])}"
-    ax.plot(chosen["n_components"], chosen["difference"], "s", color="0.2", ms=9, label=label)
+    ax.plot(chosen["n_components"], chosen["difference"], "s", color="0.2", ms=9, zorder=4, label=label)
     ax.axhline(0, color="0.7", lw=0.8, zorder=0)
     ax.set(xlabel="number of components", ylabel="held-out log density per cell,\nrelative to the best (nats)")
     ax.set_xticks(at)

@@ -85,6 +85,7 @@ def _draw_models(ax: "Axes", models) -> None:
     ax.text(1.02, -0.75, "weight", transform=ax.get_yaxis_transform(), va="center", fontsize="small", style="italic")
     ax.set_yticks(at, models.index)
     ax.set(ylim=(len(models) - 0.5, -0.5), xlabel="elpd, difference to the best (nats, ± 2 standard errors)")
+    ax.locator_params(axis="x", nbins=5)  # labels may have seven digits
 
 
 def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
@@ -97,9 +98,6 @@ def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
         label = f"{name} ({int(beyond.sum())} of {len(part)} genes beyond)"
         style = {"s": 20, "marker": marker, "facecolors": face, "edgecolors": colour, "lw": 0.8, "label": label}
         ax.scatter(part["elpd_diff"][beyond], part["se"][beyond], **style)
-    largest = genes[far].sort_values("elpd_diff", key=np.abs, ascending=False, kind="stable")
-    for row in largest.drop_duplicates("gene").head(n_names).itertuples():
-        ax.annotate(row.gene, (row.elpd_diff, row.se), xytext=(5, 0), textcoords="offset points", fontsize="x-small")
     se = np.geomspace(genes["se"].min() / 1.5, genes["se"].max() * 1.5, 200)
     for side in (-3, 3):
         ax.plot(side * se, se, color="0.4", lw=1, ls="--")
@@ -107,5 +105,23 @@ def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
     ax.set_xscale("symlog", linthresh=1)
     reach = 1.5 * max(float(genes["elpd_diff"].abs().max()), 1.0)
     ax.set(xlim=(-reach, reach), yscale="log", ylim=(se[0], se[-1]))
+    largest = genes[far].sort_values("elpd_diff", key=np.abs, ascending=False, kind="stable")
+    _write_names(ax, largest.drop_duplicates("gene"), n_names)
     ax.set(xlabel=f"elpd of the gene, difference to {models.index[0]} (nats)", ylabel="standard error (nats)")
     ax.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _write_names(ax: "Axes", genes, n_names: int) -> None:
+    """Names of the first genes, without those that would lie on another's."""
+    from matplotlib.patheffects import withStroke
+
+    placed, halo = [], [withStroke(linewidth=2, foreground="white")]
+    for row in genes.itertuples():
+        if len(placed) == n_names:
+            break
+        x, y = ax.transData.transform((row.elpd_diff, row.se)) * 72 / ax.figure.dpi
+        box = x, y - 4, x + 6 + 4.5 * len(row.gene), y + 4  # of this font, points
+        if all(box[0] > o[2] or o[0] > box[2] or box[1] > o[3] or o[1] > box[3] for o in placed):
+            placed.append(box)
+            at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": "x-small"}
+            ax.annotate(row.gene, (row.elpd_diff, row.se), zorder=5, path_effects=halo, **at)

@@ -81,6 +81,7 @@ def composition(
     for edge in np.arange(len(names) - 1) + 0.5:
         ax.axhline(edge, color="0.9", lw=0.6, zorder=0)
     ax.set_xscale("log")
+    _log_ticks(ax)
     ax.set_yticks(np.arange(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set(xlabel=f"share of all fitted genes (mean, {table.attrs['interval']:.0%} interval)", ylabel="")
@@ -91,3 +92,14 @@ def composition(
         plt.show()
         return None
     return ax
+
+
+def _log_ticks(ax: "Axes") -> None:
+    """Ticks at 1, 2 and 5 where few decades are shown: matplotlib's labels would overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = ax.get_xlim()
+    if high < 100 * low:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())

@@ -52,7 +52,7 @@ def entropy(
     from matplotlib import pyplot as plt
 
     table = get.entropy(adata, key)
-    group = _groups(adata, key, groupby)
+    label, group = _groups(adata, key, groupby)
     show = sc.settings.autoshow and ax is None if show is None else show
     if ax is None:
         ax = plt.figure(figsize=(5, height_of(len(group.categories))), layout="constrained").subplots()
@@ -60,7 +60,7 @@ def entropy(
     largest = table.attrs["largest"]
     ax.axvline(largest, color="0.3", ls="--", lw=1, zorder=0)
     ax.annotate("ln K", (largest, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small")
-    ax.set(xlim=(-0.02 * largest, 1.02 * largest), xlabel="entropy (nats)")
+    ax.set(xlim=(-0.02 * largest, 1.02 * largest), xlabel="entropy (nats)", ylabel=label)
     sns.despine(ax=ax)
     if show:
         plt.show()
@@ -68,13 +68,14 @@ def entropy(
     return ax
 
 
-def _groups(adata: "AnnData", key: str, groupby: str | None) -> pd.Categorical:
+def _groups(adata: "AnnData", key: str, groupby: str | None) -> tuple[str, pd.Categorical]:
+    """Groups of cells, and what they are."""
     if groupby is None:
         try:
-            return pd.Categorical(get.assignments(adata, key)["assignment"])
+            return "assigned to", pd.Categorical(get.assignments(adata, key)["assignment"])
         except KeyError:
-            return pd.Categorical(["all cells"] * adata.n_obs)
+            return "", pd.Categorical(["all cells"] * adata.n_obs)
     if groupby not in adata.obs:
         msg = f"groupby={groupby!r}: no such column of adata.obs, which has {list(adata.obs.columns)}"
         raise KeyError(msg)
-    return pd.Categorical(adata.obs[groupby])
+    return groupby, pd.Categorical(adata.obs[groupby])

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+#: What tells fits apart without colours; every second marker is hollow.
+MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
+
 
 def loss(
     adata: "AnnData",
@@ -50,21 +53,29 @@ def loss(
     fits = [get.fit(adata, name) for name in ([key] if isinstance(key, str) else key)]
     show = sc.settings.autoshow and ax is None if show is None else show
     if ax is None:
-        ax = plt.figure(figsize=(5, 3.2), layout="constrained").subplots()
-    for fit, colour in zip(fits, sns.color_palette("colorblind", len(fits)), strict=True):
+        height = 3.2 if len(fits) == 1 else 3 + 0.35 * len(fits)
+        ax = plt.figure(figsize=(5, height), layout="constrained").subplots()
+    for i, (fit, colour) in enumerate(zip(fits, sns.color_palette("colorblind", len(fits)), strict=True)):
         how = fit.facts["convergence"]
         values = fit.losses - (how["loss"] or 0)  # the mean of the last window; None if no loss there was finite
         n = len(values) // how["window"]
         means = [_mean(part) for part in values[: n * how["window"]].reshape(n, how["window"])]
         verdict = "converged" if fit.converged else "NOT converged"
-        label = f"{fit.key}: {fit.config.model}, {fit.config.parameterization}\n{verdict}, {how['n_steps']} steps"
+        mixture = f", {fit.config.n_components} components" if fit.config.mixture else ""
+        label = f"{fit.key}: {fit.config.model}, {fit.config.parameterization}{mixture}"
+        label += f"\n{verdict}, {how['n_steps']} steps"
         ax.plot(np.arange(1, len(values) + 1), values, ".", ms=2, color=colour, alpha=0.3, rasterized=True)
-        ax.plot((np.arange(n) + 0.5) * how["window"], means, "o-", ms=4, color=colour, label=label)
+        marker, line, face = MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], "white" if i % 2 else colour
+        style = {"marker": marker, "ls": line, "ms": 5, "mfc": face, "color": colour, "label": label}
+        ax.plot((np.arange(n) + 0.5) * how["window"], means, **style)
         ax.axhspan(-how["tolerance"], how["tolerance"], color=colour, alpha=0.12, lw=0)
     widest = max(fit.facts["convergence"]["tolerance"] for fit in fits)
     ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(widest)), linscale=1.5)  # linear near zero
     ax.set(xlabel="step", ylabel="loss above its final level (nats)")
-    ax.legend(frameon=False, fontsize="small")
+    if len(fits) == 1:  # the loss falls: the upper right is empty
+        ax.legend(frameon=False, fontsize="small", loc="upper right")
+    else:
+        ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
     sns.despine(ax=ax)
     if show:
         plt.show()

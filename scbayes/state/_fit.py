@@ -208,5 +208,6 @@ def _with_pooled(posterior: Posterior, rest: np.ndarray) -> Posterior:
 
 
 def _describe(prior: dict) -> str:
-    values = ", ".join(np.array2string(np.array(v), precision=3) for name, v in prior.items() if name != "family")
+    of = [np.ravel(value) for name, value in prior.items() if name != "family"]
+    values = ", ".join(f"{value:.3g}" for value in np.concatenate(of))
     return f"{prior['family']}({values})"
