@@ -144,7 +144,7 @@ def test_draws_and_components_of_a_mixture(adata):
 )
 def test_weights_in_all_combinations(adata, key, by, components, kind):
     rng = np.random.default_rng(5)
-    for shape in [(24,), (sb.get.fit(adata, key).config.n_components, 24)]:
+    for shape in [(24,), (24, sb.get.fit(adata, key).config.n_components)]:
         weights = rng.uniform(0, 2, shape)
         sb.tl.log_likelihood(adata, key, by=by, components=components, weights=weights, weight_type=kind)
         found = sb.get.log_likelihood(adata, key, by=by)
@@ -179,7 +179,7 @@ def test_new_cells_genes_in_another_order_and_a_file(adata, tmp_path):
         ({"temperature": 0}, "positive"),
         ({"temperature": np.nan}, "positive"),
         ({"weights": np.ones(3)}, "shape"),
-        ({"weights": np.ones((3, 24))}, "shape"),
+        ({"weights": np.ones((24, 3))}, "shape"),
         ({"weights": np.full(24, np.nan)}, "finite"),
     ],
 )

@@ -139,6 +139,7 @@ class Fit:
         """The fit of one component alone, without a mixture."""
         posterior, total = component_alone(self.config, self.posterior, self.total, k)
         facts = {name: value for name, value in self.facts.items() if name != "components"}
+        facts["priors"] = {site: prior for site, prior in facts["priors"].items() if site != "weights"}
         priors = {site: prior for site, prior in self.priors.items() if site != "weights"}
         own = {"posterior": posterior, "config": self.config.plain, "total": total, "rest": self.rest[k]}
         return replace(self, **own, facts=facts, priors=priors)

@@ -62,7 +62,7 @@ def log_likelihood(
     n_samples
         Number of draws S from the posterior. Default: at its centre.
     weights
-        Of genes :math:`a_g`, ``(n_genes,)``, or of genes in each component, ``(n_components, n_genes)``; in the order
+        Of genes :math:`a_g`, ``(n_genes,)``, or of genes in each component, ``(n_genes, n_components)``; in the order
         of `adata.var`. Values of genes that were not fitted are ignored; a pooled gene has weight 1 (additive: 0).
     weight_type
         ``"multiplicative"``: weights multiply log probabilities. ``"additive"``: they are added to them.
@@ -187,10 +187,10 @@ def _weights(weights, reading: Reading, n_vars: int, weight_type: str) -> np.nda
     if weights is None:
         return None
     weights, n_components = np.asarray(weights, float), reading.fit.config.n_components
-    if weights.shape not in ((n_vars,), (n_components, n_vars)):
-        msg = f"weights have shape {weights.shape}: give ({n_vars},), or ({n_components}, {n_vars}), as in adata.var"
+    if weights.shape not in ((n_vars,), (n_vars, n_components)):
+        msg = f"weights have shape {weights.shape}: give ({n_vars},), or ({n_vars}, {n_components}), as in adata.var"
         raise ValueError(msg)
-    used = np.broadcast_to(weights, (n_components, n_vars))[:, reading.columns]
+    used = np.broadcast_to(weights.T, (n_components, n_vars))[:, reading.columns]
     if not np.isfinite(used).all():
         msg = "weights must be finite"
         raise ValueError(msg)
