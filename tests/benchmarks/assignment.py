@@ -21,17 +21,17 @@ LEFT_OUT = ("CD14+ Monocyte", "CD56+ NK", "CD8+ Cytotoxic T", "CD4+/CD45RO+ Memo
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument("what", nargs="*", choices=["halves", "unknown", "clusters"], default=[])
+    parts = ["halves", "unknown", "clusters"]
+    cli.add_argument("--only", nargs="+", choices=parts, default=parts)
     cli.add_argument("--seeds", type=int, default=3)
     cli.add_argument("--alpha", type=float, nargs="+", default=[0.01, 0.05, 0.1])
     args = cli.parse_args()
-    what = args.what or ["halves", "unknown", "clusters"]
     tables = {}
-    if "halves" in what:
+    if "halves" in args.only:
         tables["halves"] = [half(seed) for seed in range(args.seeds)]
-    if "unknown" in what:
+    if "unknown" in args.only:
         tables["unknown"] = [unknown(name, args.alpha) for name in LEFT_OUT]
-    if "clusters" in what:
+    if "clusters" in args.only:
         tables["clusters"] = [row for name in ("scmix_sc_celseq2", "scmix_sc_dropseq") for row in lines(name)] + facs()
     report(args, **tables)
 

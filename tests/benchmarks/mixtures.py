@@ -18,7 +18,7 @@ from scipy.stats import norm, spearmanr
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument("what", nargs="*", choices=["simulated", "rna"], default=["simulated", "rna"])
+    cli.add_argument("--only", nargs="+", choices=["simulated", "rna"], default=["simulated", "rna"])
     cli.add_argument("--data-seeds", type=int, default=1)
     cli.add_argument("--fit-seeds", type=int, default=3)
     cli.add_argument("--cells", type=int, default=5000)
@@ -28,9 +28,9 @@ def main() -> None:
     cli.add_argument("--oracle", default="mean", choices=["mean", "max", "mle"])
     args = cli.parse_args()
     tables = {}
-    if "simulated" in args.what:
+    if "simulated" in args.only:
         tables["simulated"] = [row for seed in range(args.data_seeds) for row in simulated(args, seed)]
-    if "rna" in args.what:
+    if "rna" in args.only:
         tables["rna"] = [row for name in ("standard", "mean_disp") for row in rna(name)]
     report(args, **tables)
 

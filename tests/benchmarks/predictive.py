@@ -19,10 +19,10 @@ MODELS = ("nbdm", "zinb", "nbvcp", "zinbvcp")
 def main() -> None:
     cli = parser(__doc__)
     parts = {"bands": bands, "residuals": residuals, "kang": kang, "dirichlet": dirichlet}
-    cli.add_argument("what", nargs="*", choices=list(parts), default=list(parts))
+    cli.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
     cli.add_argument("--seeds", type=int, default=3)
     args = cli.parse_args()
-    report(args, **{name: parts[name](args) for name in args.what})
+    report(args, **{name: parts[name](args) for name in args.only})
 
 
 def bands(args) -> list[dict]:
