@@ -36,6 +36,15 @@ def clean_process() -> Iterator[None]:
         assert not sys.modules["jax"].config.jax_enable_x64, "JAX's global x64 flag was left on"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_code() -> Iterator[None]:
+    """Let go of code that was compiled for the shapes of one module: all of it would take gigabytes."""
+    yield
+    if "jax" in sys.modules and "scbayes.inference._trainer" in sys.modules:
+        sys.modules["scbayes.inference._trainer"]._compiled.cache_clear()
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder with real data sets: SCBAYES_DATA, or `../shared/data` beside the checkout."""

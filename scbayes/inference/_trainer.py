@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 WINDOW = 50
 #: Nats per latent number: windows whose mean losses differ by less are taken as equal.
 TOLERANCE = 1e-3
+#: Shapes of arguments for which compiled code is kept, the latest.
+KEPT = 4
 #: Standard errors up to this many tolerances may decide.
 NOISE = 3
 
@@ -234,6 +236,8 @@ class Window:
         """Start to compile for arguments of these shapes and types."""
         kind = _kind(args)
         if kind not in self.compiled:
+            for old in list(self.compiled)[: 1 - KEPT]:  # code takes tens of MB for each kind
+                del self.compiled[old]
             self.compiled[kind] = job = Future()
             Thread(target=self._compile, args=(job, jax.config.jax_enable_x64, args), daemon=True).start()
 
@@ -246,7 +250,7 @@ class Window:
             with jax.enable_x64(double):  # this setting belongs to the thread
                 job.set_result(self.run.lower(*args).compile())
         except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
-            del self.compiled[_kind(args)]
+            self.compiled.pop(_kind(args), None)
             job.set_exception(error)
 
 
