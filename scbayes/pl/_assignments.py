@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 from scbayes.pl._strips import draw_strips, height_of
 
 if TYPE_CHECKING:
@@ -49,35 +50,23 @@ def assignments(
     KeyError, ValueError
         As :func:`scbayes.get.assignments`; KeyError if there is no such column.
     """
-    import scanpy as sc
-    import seaborn as sns
-    from matplotlib import pyplot as plt
-
     table = get.assignments(adata, key)
     if groupby is not None and groupby not in adata.obs:
         msg = f"groupby={groupby!r}: no such column of adata.obs, which has {list(adata.obs.columns)}"
         raise KeyError(msg)
     n = table["assignment"].cat.categories.size
-    show = sc.settings.autoshow and ax is None if show is None else show
     if groupby is None:
-        if ax is None:
-            ax = plt.figure(figsize=(5, height_of(n)), layout="constrained").subplots()
+        given, ax = ax, axes_or_new(ax, (5, height_of(n)))
         draw_strips(ax, table["confidence"].to_numpy(), pd.Categorical(table["assignment"]))
         ax.set(xlim=(0, 1), xlabel="probability of the assigned component", ylabel="assigned to")
-        sns.despine(ax=ax)
     else:
         counts = pd.crosstab(adata.obs[groupby], table["assignment"], dropna=False)
         counts = counts.loc[counts.index.notna(), counts.columns.notna()]
         counts = counts[counts.sum(axis=1) > 0]
-        if ax is None:
-            size = 2.6 + 0.45 * counts.shape[1], 1.6 + 0.32 * counts.shape[0]
-            ax = plt.figure(figsize=size, layout="constrained").subplots()
+        given, ax = ax, axes_or_new(ax, (2.6 + 0.45 * counts.shape[1], 1.6 + 0.32 * counts.shape[0]))
         _heat_map(ax, counts)
         ax.set(xlabel=f"assigned to (% of the cells of each {groupby})", ylabel=groupby)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)
 
 
 def _heat_map(ax: "Axes", counts: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,14 +38,8 @@ def choose_components(
     KeyError
         If there is no such result.
     """
-    import scanpy as sc
-    import seaborn as sns
-    from matplotlib import pyplot as plt
-
     table = get.choose_components(adata, key)
-    show = sc.settings.autoshow and ax is None if show is None else show
-    if ax is None:
-        ax = plt.figure(figsize=(4.5, 3.2), layout="constrained").subplots()
+    given, ax = ax, axes_or_new(ax, (4.5, 3.2))
     at, height = table["n_components"], table["difference"]
     style = {"fmt": "o-", "color": "0.2", "mfc": "white", "capsize": 3, "lw": 1}
     ax.errorbar(at, height, table["se"], **style, label="± 1 standard error")
@@ -55,8 +50,4 @@ def choose_components(
     ax.set(xlabel="number of components", ylabel="held-out log density per cell,\nrelative to the best (nats)")
     ax.set_xticks(at)
     ax.legend(frameon=False, loc="lower right")
-    sns.despine(ax=ax)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)

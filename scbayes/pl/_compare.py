@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,28 +53,20 @@ def compare(
     KeyError, ValueError
         As :func:`scbayes.get.comparison`.
     """
-    import scanpy as sc
     import seaborn as sns
-    from matplotlib import pyplot as plt
 
     if by not in ("model", "gene"):
         msg = f"by={by!r}: choose 'model' or 'gene'"
         raise ValueError(msg)
     models = get.comparison(adata, key)
     genes = get.comparison(adata, key, by="gene") if by == "gene" else None
-    show = sc.settings.autoshow and ax is None if show is None else show
-    if ax is None:
-        size = (5.5, 0.9 + 0.4 * len(models)) if genes is None else (5, 4)
-        ax = plt.figure(figsize=size, layout="constrained").subplots()
+    size = (5.5, 0.9 + 0.4 * len(models)) if genes is None else (5, 4)
+    given, ax = ax, axes_or_new(ax, size)
     if genes is None:
         _draw_models(ax, models)
     else:
         _draw_genes(ax, genes, models, sns.color_palette("colorblind"), n_names)
-    sns.despine(ax=ax)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)
 
 
 def _draw_models(ax: "Axes", models) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,9 +53,7 @@ def composition(
     KeyError, ValueError
         As :func:`scbayes.get.composition`; ValueError if `n_genes` is below 1.
     """
-    import scanpy as sc
     import seaborn as sns
-    from matplotlib import pyplot as plt
 
     if n_genes < 1:
         raise ValueError(f"n_genes={n_genes!r}: give a whole number of at least 1")
@@ -66,10 +65,8 @@ def composition(
         names = list(dict.fromkeys(table["gene"]))
     by = [name for name in ("batch", "component") if name in table]
     profiles = [(part, group) for part, group in table.groupby(by, observed=True)] if by else [((), table)]
-    show = sc.settings.autoshow and ax is None if show is None else show
-    if ax is None:
-        height = 1.2 + len(names) * max(0.2, 0.09 * len(profiles) + 0.06)
-        ax = plt.figure(figsize=(6.5 if by else 5, height), layout="constrained").subplots()
+    height = 1.2 + len(names) * max(0.2, 0.09 * len(profiles) + 0.06)
+    given, ax = ax, axes_or_new(ax, (6.5 if by else 5, height))
     shades = ["0.15"] if len(profiles) == 1 else sns.color_palette("viridis", len(profiles))
     step = 0.8 / len(profiles)
     for i, (part, group) in enumerate(profiles):
@@ -87,11 +84,7 @@ def composition(
     ax.set(xlabel=f"share of all fitted genes (mean, {table.attrs['interval']:.0%} interval)", ylabel="")
     if by:
         ax.legend(title=", ".join(by), frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    sns.despine(ax=ax)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)
 
 
 def _log_ticks(ax: "Axes") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 from scbayes.pl._strips import draw_strips, height_of
 
 if TYPE_CHECKING:
@@ -47,25 +48,15 @@ def entropy(
     KeyError, ValueError
         As :func:`scbayes.get.entropy`; KeyError if there is no such column.
     """
-    import scanpy as sc
-    import seaborn as sns
-    from matplotlib import pyplot as plt
-
     table = get.entropy(adata, key)
     label, group = _groups(adata, key, groupby)
-    show = sc.settings.autoshow and ax is None if show is None else show
-    if ax is None:
-        ax = plt.figure(figsize=(5, height_of(len(group.categories))), layout="constrained").subplots()
+    given, ax = ax, axes_or_new(ax, (5, height_of(len(group.categories))))
     draw_strips(ax, table["entropy"].to_numpy(), group)
     largest = table.attrs["largest"]
     ax.axvline(largest, color="0.3", ls="--", lw=1, zorder=0)
     ax.annotate("ln K", (largest, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small")
     ax.set(xlim=(-0.02 * largest, 1.02 * largest), xlabel="entropy (nats)", ylabel=label)
-    sns.despine(ax=ax)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)
 
 
 def _groups(adata: "AnnData", key: str, groupby: str | None) -> tuple[str, pd.Categorical]:

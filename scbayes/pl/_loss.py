@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,15 +47,11 @@ def loss(
     KeyError, ValueError
         As :func:`scbayes.get.fit`.
     """
-    import scanpy as sc
     import seaborn as sns
-    from matplotlib import pyplot as plt
 
     fits = [get.fit(adata, name) for name in ([key] if isinstance(key, str) else key)]
-    show = sc.settings.autoshow and ax is None if show is None else show
-    if ax is None:
-        height = 3.2 if len(fits) == 1 else 3 + 0.35 * len(fits)
-        ax = plt.figure(figsize=(5, height), layout="constrained").subplots()
+    height = 3.2 if len(fits) == 1 else 3 + 0.35 * len(fits)
+    given, ax = ax, axes_or_new(ax, (5, height))
     for i, (fit, colour) in enumerate(zip(fits, sns.color_palette("colorblind", len(fits)), strict=True)):
         how = fit.facts["convergence"]
         values = fit.losses - (how["loss"] or 0)  # the mean of the last window; None if no loss there was finite
@@ -76,11 +73,7 @@ def loss(
         ax.legend(frameon=False, fontsize="small", loc="upper right")
     else:
         ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
-    sns.despine(ax=ax)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)
 
 
 def _mean(values: np.ndarray) -> float:

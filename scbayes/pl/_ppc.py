@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scbayes import get
+from scbayes.pl._frame import finish
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -69,14 +70,11 @@ def ppc(
     ValueError
         If `kind` is not known, the result is of ``biological=True``, or there are too few axes.
     """
-    import scanpy as sc
-    import seaborn as sns
     from matplotlib import pyplot as plt
 
     one = isinstance(kind if genes is None else genes, str)
     panels = [kind if genes is None else genes] if one else list(kind if genes is None else genes)
     draw = _all_kinds(adata, key, panels) if genes is None else _all_genes(adata, key, panels)
-    show = sc.settings.autoshow and ax is None if show is None else show
     if ax is None:
         n_columns = min(len(panels), 4)
         n_rows = -(-len(panels) // n_columns)
@@ -89,11 +87,7 @@ def ppc(
             raise ValueError(msg)
     for panel, where in zip(panels, axes, strict=False):
         draw(where, panel)
-        sns.despine(ax=where)
-    if show:
-        plt.show()
-        return None
-    return axes[0] if one else np.array(axes[: len(panels)])
+    return finish(axes[0] if one else np.array(axes[: len(panels)]), ax, show)
 
 
 def _all_kinds(adata: "AnnData", key: str, kinds: list[str]):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes import get
+from scbayes.pl._frame import axes_or_new, finish
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,10 +72,6 @@ def residuals(
     KeyError, ValueError
         As :func:`scbayes.get.residuals`; KeyError for a gene that is not there; ValueError for another `kind`.
     """
-    import scanpy as sc
-    import seaborn as sns
-    from matplotlib import pyplot as plt
-
     if kind != "uniform" and kind not in LABELS:
         msg = f"kind={kind!r}: choose one of {', '.join([*LABELS, 'uniform'])}"
         raise ValueError(msg)
@@ -84,20 +81,14 @@ def residuals(
         msg = f"genes={missing[:5]} have no residuals under {key!r}: run sb.tl.residuals with genes={missing[:5]}"
         raise KeyError(msg)
     pooled = get.residuals(adata, key, by="uniform")["n"].to_numpy()
-    show = sc.settings.autoshow and ax is None if show is None else show
-    if ax is None:
-        ax = plt.figure(figsize=(5.5, 3.8), layout="constrained").subplots()
+    given, ax = ax, axes_or_new(ax, (5.5, 3.8))
     if kind != "uniform":
         _points(ax, table.assign(zeros_excess=table["zeros"] - table["zeros_expected"]), kind, names)
     elif names:
         _steps(ax, table[names])
     else:
         _bars(ax, pooled)
-    sns.despine(ax=ax)
-    if show:
-        plt.show()
-        return None
-    return ax
+    return finish(ax, given, show)
 
 
 def _points(ax: "Axes", table, kind: str, names: list[str]) -> None:

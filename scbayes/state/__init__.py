@@ -2,7 +2,7 @@
 
 from scbayes.models._marginals import Marginal, point
 from scbayes.state._fit import Fit, split_pooled
-from scbayes.state._read import check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
+from scbayes.state._read import batch_codes, check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
 from scbayes.state._results import Result, read_result, write_result
 from scbayes.state._samples import axis_of, collect_draws
 from scbayes.state._source import Source, actual, find_counts, stored_source
@@ -15,6 +15,7 @@ __all__ = [
     "Source",
     "actual",
     "axis_of",
+    "batch_codes",
     "check_free",
     "check_is_fit",
     "collect_draws",

@@ -79,7 +79,7 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
         cells=np.asarray(adata.obs_names),
         fitted=fitted,
         rest=np.array(uns["rest"]),
-        batch=_batch(adata, facts, key),
+        batch=batch_codes(adata, facts, key),
         losses=np.array(uns["loss"]),
         facts=facts,
         slots={name: f"{where}[{name!r}]" for where, name in parts} | {"manifest": f"uns[{key!r}]"},
@@ -152,12 +152,12 @@ def _check_names(names, stored: np.ndarray, fit_id: str, key: str, what: str, at
         raise ValueError(msg)
 
 
-def _batch(adata: "AnnData", facts: dict, key: str) -> np.ndarray:
-    """Codes of the batches as they were when fitted."""
+def batch_codes(adata: "AnnData", facts: dict, key: str) -> np.ndarray:
+    """Codes of the batches of the cells of ``adata``, as they were when ``key`` was fitted: int32 ``(n_cells,)``."""
     if facts["batch_key"] is None:
         return np.zeros(adata.n_obs, np.int32)
     if facts["batch_key"] not in adata.obs:
-        msg = f"the fit {key!r} needs obs[{facts['batch_key']!r}], its batches, which is gone"
+        msg = f"the fit {key!r} needs obs[{facts['batch_key']!r}], its batches, which is not there"
         raise KeyError(msg)
     code = {name: i for i, name in enumerate(facts["batches"])}
     names = adata.obs[facts["batch_key"]].astype(str)

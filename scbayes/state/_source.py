@@ -30,10 +30,10 @@ class Source(NamedTuple):
     batch_key: str | None
 
 
-def actual(adata: "AnnData") -> None:
-    """Make a view a copy of its own, with scanpy's warning."""
+def actual(adata: "AnnData", *, stacklevel: int = 3) -> None:
+    """Make a view a copy of its own, with scanpy's warning, which is to name the caller's caller."""
     if adata.is_view:
-        warnings.warn("Received a view of an AnnData. Making a copy.", UserWarning, stacklevel=3)
+        warnings.warn("Received a view of an AnnData. Making a copy.", UserWarning, stacklevel=stacklevel)
         adata._init_as_actual(adata.copy())
 
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scbayes.models._assignment import Averaged, averaged
-from scbayes.state import actual, write_result
+from scbayes.models._assignment import Averaged, GeneWeights, averaged
 from scbayes.stats._dirichlet import fit_dirichlet_with_mean
+from scbayes.tl._gene_weights import gene_weights
 from scbayes.tl._known_cells import Compared, calibrated, compare_with_known, known_cells
-from scbayes.tl._probabilities import check_components, check_draws, gene_weights, probabilities
+from scbayes.tl._probabilities import check_components, check_draws, probabilities
 from scbayes.tl._reading import read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -149,12 +150,12 @@ def assign(  # noqa: PLR0913
         msg = f"a component is called {UNKNOWN!r}, as cells that belong to none would be: leave unknown out"
         raise ValueError(msg)
     folds = np.random.default_rng(rng if isinstance(rng, int | np.integer) else rng.integers(2**31))
-    compared, learned = None, None
+    additive, compared, learned = weight_type == "additive", None, None
     if calibrate is not None or unknown is not None:
         known = known_cells(adata, key, reading, reference, calibrate)
         compared = compare_with_known(reading.counts, known, len(names), folds, judge=unknown is not None)
     if calibrate is None:
-        scheme = gene_weights(adata, reading, weights, weight_type)
+        scheme = _scheme(gene_weights(adata, reading, weights, weight_type, by_component=additive), additive=additive)
         draws = probabilities(reading, n_samples, rng, temperature=temperature, weights=scheme, progress=progress)
         found = averaged(draws, "probabilities" if keep_draws else None)
     else:
@@ -162,8 +163,6 @@ def assign(  # noqa: PLR0913
         learned["labels"] = calibrate
         found = averaged([p])
     values = _values(found, names, compared, unknown, dirichlet=fit_dirichlet)
-    adata = adata.copy() if copy else adata
-    actual(adata)
     facts = {
         "components": names,
         "n_samples": None if n_samples is None else int(n_samples),
@@ -172,9 +171,8 @@ def assign(  # noqa: PLR0913
         "unknown": None if unknown is None else float(unknown),
         "calibration": learned,
     }
-    slots = write_result(adata, "assign", key_added, values, fit=fit, facts=facts)
-    _report(logg, clock, values, facts, slots)
-    return adata if copy else None
+    _report(logg, values, facts)
+    return store(adata, "assign", key_added, values, fit=fit, facts=facts, clock=clock, copy=copy)
 
 
 def _check(n_samples, temperature, weights, calibrate, unknown, *, draws: bool) -> None:
@@ -187,6 +185,13 @@ def _check(n_samples, temperature, weights, calibrate, unknown, *, draws: bool) 
     if unknown is not None and not 0 < unknown < 1:
         msg = f"unknown={unknown!r}: give a probability such as 0.05, or None"
         raise ValueError(msg)
+
+
+def _scheme(weights: np.ndarray | None, *, additive: bool) -> GeneWeights | None:
+    """How weights ``(n_genes, n_components)`` act on the scores of cells."""
+    if weights is None:
+        return None
+    return GeneWeights(shift=weights.sum(0)) if additive else GeneWeights(factor=weights[:, 0])
 
 
 def _values(found: Averaged, names: list[str], compared: Compared | None, unknown, *, dirichlet: bool) -> dict:
@@ -209,7 +214,7 @@ def _values(found: Averaged, names: list[str], compared: Compared | None, unknow
     return values
 
 
-def _report(logg, clock, values: dict, facts: dict, slots: list[str]) -> None:
+def _report(logg, values: dict, facts: dict) -> None:
     learned = facts["calibration"]
     if learned is not None:
         logg.info(
@@ -219,4 +224,3 @@ def _report(logg, clock, values: dict, facts: dict, slots: list[str]) -> None:
     if facts["unknown"] is not None:
         n = int((values["obs", "assignment"] == UNKNOWN).sum())
         logg.info(f"    {n} of {len(values['obs', 'assignment'])} cells are unknown")
-    logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))

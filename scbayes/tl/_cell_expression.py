@@ -54,12 +54,10 @@ def expression_of_all(reading: Reading, cells: Cells) -> dict:
     above = above[:, : len(columns)]  # the pooled gene is the last
     above = sparse.csr_matrix((above.data, columns[above.indices], above.indptr), shape=(counts.n_cells, n_genes))
     of_cells, of_genes = expression_of_zeros(*cells)
-    rows = np.full((n_genes, of_genes.shape[1]), np.nan)
-    rows[columns] = of_genes[: len(columns)]
     return {
         ("layers", "normalized_above_zero"): above,
         ("obsm", "normalized_cells"): of_cells,
-        ("varm", "normalized_genes"): rows,
+        ("varm", "normalized_genes"): reading.for_all_genes(of_genes),
     }
 
 

@@ -7,9 +7,10 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from scbayes.models._components import marginal_scores
-from scbayes.state import actual, find_counts, write_result
+from scbayes.state import find_counts
 from scbayes.tl._fit import fit
 from scbayes.tl._reading import read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,13 +96,11 @@ def choose_components(
         fit(train, model, n_components=None if n == 1 else n, **how, rng=rng, progress=False)
         density[n], converged[n] = _log_density(test, train)
     table = _table(density, converged)
-    adata = adata.copy() if copy else adata
-    actual(adata)
     facts = {"model": model, "parameterization": parameterization, "n_test": test.n_obs, "n_train": train.n_obs}
-    slots = write_result(adata, "choose_components", key_added, {("uns", "table"): table}, fit=None, facts=facts)
-    chosen = int(table.loc[table["suggested"], "n_components"].iloc[0])
-    logg.info(f"    suggested: {chosen}", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return adata if copy else None
+    values = {("uns", "table"): table}
+    said = f"suggested: {int(table.loc[table['suggested'], 'n_components'].iloc[0])}"
+    how = {"fit": None, "facts": facts, "clock": clock, "copy": copy, "said": said}
+    return store(adata, "choose_components", key_added, values, **how)
 
 
 def _check_candidates(candidates) -> list[int]:

@@ -11,9 +11,10 @@ from scbayes.models._draws import draws
 from scbayes.models._gene_predictive import Genes
 from scbayes.models._marginal_likelihood import Marginal, marginalise, population_of_nu
 from scbayes.models._parameters import Parameters
-from scbayes.state import Fit, actual, read_fit, write_result
+from scbayes.state import Fit, read_fit
 from scbayes.stats._stacking import stacking_weights
 from scbayes.tl._reading import Reading, read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,13 +161,9 @@ def compare(
         "n_cells": len(cells),
         "new_cells": new,
     }
-    out = adata.copy() if copy else adata
-    actual(out)
-    slots = write_result(out, "compare", key_added, values, fit=readings[0].fit, facts=facts)
     if not new and (high := table["n_high_k"].max()) > 0:
         logg.warning(f"elpd is not reliable for up to {high:.0f} of {len(cells)} cells (k-hat is high): see n_high_k")
-    logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return out if copy else None
+    return store(adata, "compare", key_added, values, fit=readings[0].fit, facts=facts, clock=clock, copy=copy)
 
 
 class _Model(NamedTuple):

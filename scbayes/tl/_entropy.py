@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.models._assignment import averaged
-from scbayes.state import actual, read_result, write_result
+from scbayes.state import read_result
 from scbayes.stats._entropy import entropy as entropy_of
 from scbayes.tl._probabilities import check_components, check_draws, probabilities
 from scbayes.tl._reading import read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -124,11 +125,9 @@ def entropy(
     if found.draws is not None:
         parts["entropy_draws"] = found.draws
     if by == "gene":
-        parts = {what: _all_genes(value, reading.columns, adata.n_vars) for what, value in parts.items()}
+        parts = {what: reading.for_all_genes(value) for what, value in parts.items()}
     axis = "obs" if by == "cell" else "var"
     values = {(axis if value.ndim == 1 else axis + "m", what): value for what, value in parts.items()}
-    adata = adata.copy() if copy else adata
-    actual(adata)
     facts = {
         "n_samples": None if n_samples is None else int(n_samples),
         "temperature": float(temperature),
@@ -136,9 +135,7 @@ def entropy(
         "assigned": assigned,
         "largest": float(np.log(fit.config.n_components)),
     }
-    slots = write_result(adata, VERBS[by], key_added, values, fit=fit, facts=facts)
-    logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return adata if copy else None
+    return store(adata, VERBS[by], key_added, values, fit=fit, facts=facts, clock=clock, copy=copy)
 
 
 def _check(by: str, assigned: str | None, n_samples: int | None, *, keep_draws: bool, plain: bool) -> None:
@@ -153,10 +150,3 @@ def _check(by: str, assigned: str | None, n_samples: int | None, *, keep_draws: 
     if keep_draws and n_samples is None:
         msg = "keep_draws is about draws: pass n_samples"
         raise ValueError(msg)
-
-
-def _all_genes(value: np.ndarray, columns: np.ndarray, n_genes: int) -> np.ndarray:
-    """Rows for all genes of adata; the pooled gene, which comes last, is left out."""
-    whole = np.full((n_genes, *value.shape[1:]), np.nan)
-    whole[columns] = value[: len(columns)]
-    return whole

@@ -7,13 +7,13 @@ from scipy.special import logsumexp, xlogy
 
 from scbayes.counts import Counts
 from scbayes.models._parameters import Parameters, log_responsibilities, score_cells, score_genes
-from scbayes.state import actual, write_result
-from scbayes.tl._reading import Reading, read_with_counts
+from scbayes.tl._gene_weights import gene_weights
+from scbayes.tl._probabilities import check_draws
+from scbayes.tl._reading import read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-WEIGHT_TYPES = ("multiplicative", "additive")
 
 
 def log_likelihood(
@@ -23,7 +23,7 @@ def log_likelihood(
     by: str = "cell",
     components: bool = False,
     n_samples: int | None = None,
-    weights: np.ndarray | None = None,
+    weights: "np.ndarray | str | None" = None,
     weight_type: str = "multiplicative",
     temperature: float = 1.0,
     reference: "AnnData | None" = None,
@@ -63,7 +63,8 @@ def log_likelihood(
         Number of draws S from the posterior. Default: at its centre.
     weights
         Of genes :math:`a_g`, ``(n_genes,)``, or of genes in each component, ``(n_genes, n_components)``; in the order
-        of `adata.var`. Values of genes that were not fitted are ignored; a pooled gene has weight 1 (additive: 0).
+        of `adata.var`. Or a column of `adata.var`. A pooled gene has the mean
+        weight of the genes that were pooled (additive: 0).
     weight_type
         ``"multiplicative"``: weights multiply log probabilities. ``"additive"``: they are added to them.
     temperature
@@ -102,13 +103,15 @@ def log_likelihood(
     """
     from scanpy import logging as logg
 
-    _check(by, n_samples, weight_type, temperature)
+    if by not in ("cell", "gene"):
+        msg = f"by={by!r}: choose 'cell' or 'gene'"
+        raise ValueError(msg)
+    check_draws(n_samples, temperature)
     key_added = key if key_added is None else key_added
     clock = logg.info(f"log likelihood of {key!r} by {by}")
     reading = read_with_counts(adata, key, reference=reference, layer=layer)
-    score = _Score(
-        by == "gene", _weights(weights, reading, adata.n_vars, weight_type), weight_type == "additive", temperature
-    )
+    scheme = gene_weights(adata, reading, weights, weight_type, by_component=True)
+    score = _Score(by == "gene", None if scheme is None else scheme.T, weight_type == "additive", temperature)
     draws = [reading.fit.centre()] if n_samples is None else reading.fit.draws(n_samples, np.random.default_rng(rng))
     found = [score.of(draw.parameters, reading.counts) for draw in draws]
     total = np.stack([value for value, _ in found], 1)
@@ -118,19 +121,16 @@ def log_likelihood(
     if by == "gene":
         n = len(reading.columns)
         facts["pooled"] = float(total[n:].sum(0).mean())
-        total = _spread(total[:n], reading.columns, adata.n_vars)
-        parts = None if parts is None else _spread(parts[:n], reading.columns, adata.n_vars)
+        total = reading.for_all_genes(total)
+        parts = None if parts is None else reading.for_all_genes(parts)
     frame, array = ("obs", "obsm") if by == "cell" else ("var", "varm")
     values = {(frame, "log_likelihood"): total.mean(1)}
     if n_samples is not None:
         values[array, "log_likelihood_draws"] = total
     if parts is not None:
         values[array, "log_likelihood_components"] = parts[:, 0] if n_samples is None else parts
-    out = adata.copy() if copy else adata
-    actual(out)
-    slots = write_result(out, f"log_likelihood_{by}", key_added, values, fit=reading.fit, facts=facts)
-    logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return out if copy else None
+    how = {"fit": reading.fit, "facts": facts, "clock": clock, "copy": copy}
+    return store(adata, f"log_likelihood_{by}", key_added, values, **how)
 
 
 class _Score(NamedTuple):
@@ -165,40 +165,3 @@ class _Score(NamedTuple):
             return score_cells(parameters, counts).value + self.weights.sum(1)
         parts = [score_cells(parameters.component(k), counts, weight).value for k, weight in enumerate(self.weights)]
         return np.concatenate(parts, 1)
-
-
-def _check(by: str, n_samples: int | None, weight_type: str, temperature: float) -> None:
-    if by not in ("cell", "gene"):
-        msg = f"by={by!r}: choose 'cell' or 'gene'"
-        raise ValueError(msg)
-    if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 1):
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1, or None for the centre of the posterior"
-        raise ValueError(msg)
-    if weight_type not in WEIGHT_TYPES:
-        msg = f"weight_type={weight_type!r}: choose one of {', '.join(WEIGHT_TYPES)}"
-        raise ValueError(msg)
-    if not (np.isscalar(temperature) and np.isfinite(temperature) and temperature > 0):
-        msg = f"temperature={temperature!r}: give a positive number"
-        raise ValueError(msg)
-
-
-def _weights(weights, reading: Reading, n_vars: int, weight_type: str) -> np.ndarray | None:
-    """Weights of the genes of the draws in each component; a pooled gene, the last, counts as it is."""
-    if weights is None:
-        return None
-    weights, n_components = np.asarray(weights, float), reading.fit.config.n_components
-    if weights.shape not in ((n_vars,), (n_vars, n_components)):
-        msg = f"weights have shape {weights.shape}: give ({n_vars},), or ({n_vars}, {n_components}), as in adata.var"
-        raise ValueError(msg)
-    used = np.broadcast_to(weights.T, (n_components, n_vars))[:, reading.columns]
-    if not np.isfinite(used).all():
-        msg = "weights must be finite"
-        raise ValueError(msg)
-    pooled = np.full((n_components, reading.counts.n_genes - used.shape[1]), float(weight_type == "multiplicative"))
-    return np.concatenate([used, pooled], 1)
-
-
-def _spread(values: np.ndarray, columns: np.ndarray, n_vars: int) -> np.ndarray:
-    full = np.full((n_vars, *values.shape[1:]), np.nan)
-    full[columns] = values
-    return full

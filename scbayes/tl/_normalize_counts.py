@@ -7,11 +7,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from scbayes.models._compositions import draw_log_compositions, expected_log_composition
-from scbayes.state import Fit, actual, read_fit, write_result
+from scbayes.state import Fit, read_fit
 from scbayes.stats._dirichlet import fit_dirichlet as fit_concentrations
 from scbayes.stats._dirichlet import fit_dirichlet_with_mean
 from scbayes.tl._cell_expression import expression_of_all, expression_of_chosen, read_cells
 from scbayes.tl._reading import read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -172,11 +173,7 @@ def normalize_counts(  # noqa: PLR0913
         "genes": chosen if chosen is not True else "all",
         "scale": scale,
     }
-    out = adata.copy() if copy else adata
-    actual(out)
-    slots = write_result(out, "normalize_counts", key_added or key, values, fit=fit, facts=facts)
-    logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return out if copy else None
+    return store(adata, "normalize_counts", key_added or key, values, fit=fit, facts=facts, clock=clock, copy=copy)
 
 
 class _Profiles(NamedTuple):

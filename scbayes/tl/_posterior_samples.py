@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbayes.state import Fit, actual, axis_of, collect_draws, read_fit, write_result
+from scbayes.state import Fit, axis_of, collect_draws, read_fit
 from scbayes.tl._reading import read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,13 +92,10 @@ def posterior_samples(
     names = None if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
     found = collect_draws(fit, n_samples, rng, sites=sites, genes=None if names is None else _positions(fit, names))
     size = sum(value.nbytes for value in found.values())
-    adata = adata.copy() if copy else adata
-    actual(adata)
     facts = {"n_samples": int(n_samples), "rng": int(rng) if np.isscalar(rng) else None}
     facts["axes"] = {site: axis_of(fit, site) for site in found}
-    slots = write_result(adata, "posterior_samples", key_added, _slots(fit, found, names), fit=fit, facts=facts)
-    logg.info(f"    {size / 1e6:.1f} MB of draws", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return adata if copy else None
+    how = {"fit": fit, "facts": facts, "clock": clock, "copy": copy, "said": f"{size / 1e6:.1f} MB of draws"}
+    return store(adata, "posterior_samples", key_added, _slots(fit, found, names), **how)
 
 
 def _positions(fit: Fit, names: list[str]) -> np.ndarray:

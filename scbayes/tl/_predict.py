@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 from scbayes.models._parameters import Parameters, log_responsibilities, score_cells
 from scbayes.models._predictive import Sums, draw_components, observed, replicate
-from scbayes.state import actual, write_result
 from scbayes.tl._reading import Reading, read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -159,13 +159,9 @@ def predict(
         values["uns", "histogram"] = _histogram_table(names, order, bars, seen, quantiles)
     if store_counts:
         values["obsm", "predicted_counts"] = _stacked(kept, order)
-    out = adata.copy() if copy else adata
-    actual(out)
     facts = {"n_samples": int(n_samples), "use": use, "biological": bool(biological), "genes": names}
     facts |= {"quantiles": list(quantiles), "rng": int(rng) if np.isscalar(rng) else None}
-    slots = write_result(out, "predict", key_added, values, fit=reading.fit, facts=facts)
-    logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return out if copy else None
+    return store(adata, "predict", key_added, values, fit=reading.fit, facts=facts, clock=clock, copy=copy)
 
 
 def _checked(n_samples: int, use: str, quantiles) -> tuple[float, ...]:
@@ -239,9 +235,7 @@ def _tables(adata, reading: Reading, of_genes, of_cells, seen: Sums | None, quan
     values = {}
     for i, name in enumerate(GENE_STATISTICS):
         table = _bands(of_genes[:, i], None if seen is None else seen.of_genes[i], quantiles)
-        whole = {what: np.full(adata.n_vars, np.nan) for what in table}
-        for what, column in table.items():
-            whole[what][reading.columns] = column
+        whole = {what: reading.for_all_genes(column) for what, column in table.items()}
         values["varm", f"predicted_{name}"] = pd.DataFrame(whole, index=adata.var_names)
     for i, name in enumerate(CELL_STATISTICS):
         table = _bands(of_cells[:, i], None if seen is None else seen.of_cells[i], quantiles)

@@ -1,7 +1,6 @@
 """Probabilities of the components of a fit, at its centre or over draws: what assign and entropy share."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +13,6 @@ from scbayes.models._assignment import (
 )
 from scbayes.state import Fit
 from scbayes.tl._reading import Reading
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-WEIGHT_TYPES = ("multiplicative", "additive")
 
 
 def check_components(fit: Fit) -> None:
@@ -96,40 +90,3 @@ def probabilities(
                 scale=counts.n_genes if normalize else 1.0,
                 weights=weights,
             )
-
-
-def gene_weights(adata: "AnnData", reading: Reading, weights, weight_type: str) -> GeneWeights | None:
-    """Weights of the genes of ``reading.counts`` from what was given for the genes of ``adata``.
-
-    Raises
-    ------
-    KeyError
-        If a column of var does not exist.
-    ValueError
-        If numbers or shapes make no sense.
-    """
-    if weight_type not in WEIGHT_TYPES:
-        msg = f"unknown weight_type {weight_type!r}; choose one of {', '.join(WEIGHT_TYPES)}"
-        raise ValueError(msg)
-    if weights is None:
-        return None
-    if isinstance(weights, str):
-        if weights not in adata.var:
-            msg = f"weights={weights!r}: no such column of adata.var, which has {list(adata.var.columns)}"
-            raise KeyError(msg)
-        weights = adata.var[weights]
-    value, n = np.asarray(weights, float), reading.fit.config.n_components
-    additive = weight_type == "additive"
-    if value.shape != (adata.n_vars,) and not (additive and value.shape == (adata.n_vars, n)):
-        shapes = f"({adata.n_vars},)" + (f" or ({adata.n_vars}, {n})" if additive else "")
-        msg = f"weights has shape {value.shape}, it must be {shapes}"
-        raise ValueError(msg)
-    if not np.isfinite(value).all() or (not additive and value.min() < 0):
-        msg = "weights must be finite" + ("" if additive else " and not negative")
-        raise ValueError(msg)
-    own = value[reading.columns]
-    if additive:
-        return GeneWeights(shift=np.broadcast_to(own.sum(0), (n,)))
-    if reading.counts.n_genes > len(own):  # the genes that were pooled count as one: their mean
-        own = np.append(own, value[~reading.fit.fitted].mean())
-    return GeneWeights(factor=own)

@@ -7,7 +7,7 @@ import numpy as np
 
 from scbayes.counts import Counts
 from scbayes.models._new_cells import as_coordinate, solve_log_nu
-from scbayes.state import Fit, find_counts, read_fit, stored_source
+from scbayes.state import Fit, batch_codes, find_counts, read_fit, stored_source
 from scbayes.stats._precision import double
 
 if TYPE_CHECKING:
@@ -30,6 +30,15 @@ class Reading(NamedTuple):
     fit: Fit
     counts: Counts
     columns: np.ndarray
+
+    def for_all_genes(self, rows: np.ndarray) -> np.ndarray:
+        """``rows`` of the genes of the counts as rows of all genes of ``adata``: NaN where a gene was not fitted.
+
+        The pooled gene, which comes last, is left out.
+        """
+        whole = np.full((len(self.fit.genes), *rows.shape[1:]), np.nan)
+        whole[self.columns] = rows[: len(self.columns)]
+        return whole
 
     @property
     def names(self) -> np.ndarray:
@@ -71,7 +80,6 @@ def _matching(fit: Fit, x, where: str) -> Counts:
 
 def _read_new(adata: "AnnData", key: str, reference: "AnnData", layer: str | None) -> Reading:
     fit = read_fit(reference, key)
-    batch_key = fit.facts["batch_key"]
     source = find_counts(adata, layer, None, None)
     known = {name: i for i, name in enumerate(fit.genes) if fit.fitted[i]}
     columns = np.array([i for i, name in enumerate(adata.var_names) if name in known], int)
@@ -79,9 +87,7 @@ def _read_new(adata: "AnnData", key: str, reference: "AnnData", layer: str | Non
         msg = f"no gene of adata was fitted in {key!r} of reference: var_names must be of one kind (symbols or ids)"
         raise ValueError(msg)
     index = np.array([known[adata.var_names[i]] for i in columns])
-    batch = np.zeros(adata.n_obs, np.int32)
-    if batch_key is not None:
-        batch = _known_batches(adata, batch_key, fit.facts["batches"], key)
+    batch = batch_codes(adata, fit.facts, key)
     position = np.cumsum(fit.fitted) - 1
     genes = {name: _take(getattr(fit.posterior, name), position[index], name) for name in GENE_ARRAYS}
     new = np.zeros(adata.n_obs if fit.config.capture else 0)
@@ -122,16 +128,3 @@ def _with_nu(fit: Fit, counts: Counts) -> Fit:
     with double():
         loc, scale = as_coordinate(fit.model, loc, scale, fit.priors)
     return replace(fit, posterior=fit.posterior._replace(cell_loc=loc, cell_scale=scale))
-
-
-def _known_batches(adata: "AnnData", batch_key: str, batches: list[str], key: str) -> np.ndarray:
-    if batch_key not in adata.obs:
-        msg = f"the fit {key!r} has batches: adata.obs needs the column {batch_key!r}"
-        raise KeyError(msg)
-    code = {name: i for i, name in enumerate(batches)}
-    names = adata.obs[batch_key].astype(str)
-    unknown = sorted(set(names) - set(code))
-    if unknown:
-        msg = f"obs[{batch_key!r}] has batches that {key!r} was not fitted on: {unknown[:5]}; it knows {batches}"
-        raise ValueError(msg)
-    return np.array([code[name] for name in names], np.int32)

@@ -17,8 +17,8 @@ from scbayes.models._residuals import (
     shared_factors,
     tables,
 )
-from scbayes.state import actual, write_result
 from scbayes.tl._reading import Reading, read_with_counts
+from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -158,29 +158,25 @@ def residuals(
     numbers = _numbers(found, reading.counts.n_cells)
     verdict = _verdicts(numbers, fdr, least)
 
-    fit = reading.fit
-    out = adata.copy() if copy else adata
-    actual(out)
-    place = np.full(out.n_vars, -1)
+    place = np.full(adata.n_vars, -1)
     place[reading.columns] = np.arange(len(reading.columns))
     codes = np.where(place < 0, -1, np.append(verdict, 0)[place])
     n_genes = len(reading.columns)
     mean = found.sums.cell[:, 0] / n_genes
     values = {
-        ("varm", "residuals"): numbers.reindex(place).set_axis(out.var_names),
+        ("varm", "residuals"): numbers.reindex(place).set_axis(adata.var_names),
         ("var", "residual_verdict"): pd.Categorical.from_codes(codes, VERDICTS),
         ("obs", "residual_mean"): mean,
         ("obs", "residual_variance"): found.sums.cell[:, 1] / n_genes - mean**2,
         ("uns", "histogram"): found.sums.histogram.sum(0, dtype=np.int64),
     }
     if chosen is not None:
-        values["obsm", "residual"] = pd.DataFrame(found.chosen, out.obs_names, reading.names[chosen])
+        values["obsm", "residual"] = pd.DataFrame(found.chosen, adata.obs_names, reading.names[chosen])
     facts = {"seed": seed, "fdr": fdr, "min_effect": least, "layer": layer, "new_cells": reference is not None}
-    slots = write_result(out, "residuals", key_added or key, values, fit=fit, facts=facts)
     tally = np.bincount(verdict, minlength=len(VERDICTS))
     counted = ", ".join(f"{n} {name}" for name, n in zip(VERDICTS, tally, strict=True) if n)
-    logg.info(f"    {n_genes} genes: {counted}", time=clock, deep="added\n    " + "\n    ".join(slots))
-    return out if copy else None
+    how = {"fit": reading.fit, "facts": facts, "clock": clock, "copy": copy, "said": f"{n_genes} genes: {counted}"}
+    return store(adata, "residuals", key_added or key, values, **how)
 
 
 class _Found(NamedTuple):
