@@ -15,7 +15,7 @@ from scipy.special import expit, gammaln, logit
 from scbayes.counts import Counts, Summary
 from scbayes.models import Evidence, Model, ModelConfig, NegativeBinomialCounts, evidence_of
 from scbayes.models._config import MODELS, PARAMETERIZATIONS
-from scbayes.models._evidence import RISE
+from scbayes.models._evidence import RISE, _padded
 from scbayes.models._model import Inputs
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import default_priors
@@ -280,13 +280,34 @@ def test_evidence_counts_survivors():
     evidence = evidence_of(this.summary)
     survivors = np.stack([[(this.u[this.counts.batch == b] > j).sum(0) for j in range(RISE)] for b in range(3)])
     found = np.zeros((3 * N_GENES, RISE))
-    found[np.asarray(evidence.rise_row), np.asarray(evidence.rise_j, int)] = evidence.rise_cells
+    np.add.at(found, (np.asarray(evidence.rise_row), np.asarray(evidence.rise_j, int)), evidence.rise_cells)
     np.testing.assert_array_equal(found.reshape(3, N_GENES, RISE), survivors.transpose(0, 2, 1))
-    assert np.all(np.asarray(evidence.rise_cells) > 0)
     large = [(this.counts.batch[c] * N_GENES + g, this.u[c, g]) for c, g in np.argwhere(this.u > RISE)]
     pairs, cells = np.unique(large, axis=0, return_counts=True)
-    np.testing.assert_array_equal(np.stack([evidence.tail_row, evidence.tail_count], 1), pairs)
-    np.testing.assert_array_equal(evidence.tail_cells, cells)
+    used = slice(len(cells))
+    np.testing.assert_array_equal(np.stack([evidence.tail_row[used], evidence.tail_count[used]], 1), pairs)
+    np.testing.assert_array_equal(evidence.tail_cells[used], cells)
+
+
+def test_lengths_of_evidence_are_few():
+    """Data of the same size have evidence of the same shapes, so that compiled code serves them all."""
+    lengths = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        summary = Counts(sparse.csr_array(rng.negative_binomial(2, 0.1, (300, 40)))).summarise()
+        evidence = evidence_of(summary)
+        lengths.add((len(evidence.rise_row), len(evidence.tail_row)))
+        for name in ("rise", "tail"):  # sums by row rely on the order
+            assert np.all(np.diff(getattr(evidence, f"{name}_row")) >= 0)
+    assert len(lengths) == 1
+
+
+@pytest.mark.parametrize(("n", "length"), [(0, 1024), (1024, 1024), (1025, 2048), (20_000, 20_480), (32_769, 36_864)])
+def test_lengths_of_evidence(n, length):
+    cells, rows = _padded(np.ones(n), (np.arange(n), 7))
+    assert len(cells) == len(rows) == length
+    assert cells.sum() == n
+    assert np.all(rows[n:] == 7)
 
 
 # --- around the anchor ------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from scbayes.counts import Summary
 
 #: Below this count, ln Gamma(u + r) - ln Gamma(r) is a sum of logarithms over a survival histogram; Stirling beyond.
 RISE = 32
+#: Lengths of lists of entries: at least the first, powers of two up to the second.
+SHORTEST, LONG = 1024, 16384
 
 
 class Evidence(NamedTuple):
@@ -55,18 +57,24 @@ class Evidence(NamedTuple):
 
 
 def evidence_of(summary: Summary) -> Evidence:
-    """Evidence in which every cell sits at ln nu = 0: all that a model without capture needs, exactly."""
+    """Evidence in which every cell sits at ln nu = 0: all that a model without capture needs, exactly.
+
+    Rows behind which there is no cell are left out (a mixture has many).
+    """
     from scipy.special import gammaln
 
+    last = summary.n_groups * summary.n_genes - 1
     row, j, cells = _survivors(summary)
+    rise = _padded(cells, (row, last), (j, 0))
     large = summary.count > RISE
+    tail = _padded(summary.cells[large], (summary.row[large], last), (summary.count[large], RISE))
     return Evidence(
-        rise_row=jnp.asarray(row, jnp.int32),
-        rise_j=jnp.asarray(j, float),
-        rise_cells=jnp.asarray(cells, float),
-        tail_row=jnp.asarray(summary.row[large], jnp.int32),
-        tail_count=jnp.asarray(summary.count[large], float),
-        tail_cells=jnp.asarray(summary.cells[large], float),
+        rise_row=jnp.asarray(rise[1], jnp.int32),
+        rise_j=jnp.asarray(rise[2], float),
+        rise_cells=jnp.asarray(rise[0], float),
+        tail_row=jnp.asarray(tail[1], jnp.int32),
+        tail_count=jnp.asarray(tail[2], float),
+        tail_cells=jnp.asarray(tail[0], float),
         constant=jnp.asarray(np.sum(summary.cells * gammaln(summary.count + 1.0))),
         batch=jnp.asarray(summary.batch),
         membership=jnp.asarray(summary.membership, float),
@@ -81,14 +89,17 @@ def evidence_of(summary: Summary) -> Evidence:
     )
 
 
-def without_empty(evidence: Evidence) -> Evidence:
-    """The same evidence without the rows behind which there is no cell: a mixture has many."""
-    rise, tail = np.flatnonzero(evidence.rise_cells), np.flatnonzero(evidence.tail_cells)
-    names = ("rise_row", "rise_j", "rise_cells")
-    kept = {name: getattr(evidence, name)[rise] for name in names}
-    return evidence._replace(
-        **kept, **{n: getattr(evidence, n)[tail] for n in ("tail_row", "tail_count", "tail_cells")}
-    )
+def _padded(cells: np.ndarray, *parts: tuple[np.ndarray, int]) -> list[np.ndarray]:
+    """Entries with cells, and more without any so that lengths are few: compiled code then serves other data too.
+
+    Short lengths are powers of two, which costs nothing; long ones multiples of an eighth of one. ``parts`` come with
+    what fills them up.
+    """
+    used = np.flatnonzero(cells)
+    power = 2 ** max(len(used) - 1, SHORTEST - 1).bit_length()
+    more = power - len(used) if power <= LONG else -len(used) % (power // 16)
+    filled = [np.concatenate([part[used], np.full(more, fill, part.dtype)]) for part, fill in parts]
+    return [np.concatenate([cells[used], np.zeros(more, cells.dtype)]), *filled]
 
 
 def _survivors(summary: Summary) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

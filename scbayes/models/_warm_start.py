@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from scbayes.counts import Counts, Summary
 from scbayes.models._cells import Cells, anchor, cell_scores, node_grid, project, solve_cells
 from scbayes.models._components import Labels, marginal_scores, parameters_at, responsibilities
-from scbayes.models._evidence import Evidence, evidence_of, without_empty
+from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Coupling, Genes
 from scbayes.models._model import Model
 from scbayes.models._new_cells import as_coordinate
@@ -229,7 +229,7 @@ def evidence_at(
     """
     if model.config.mixture:
         summary = counts.weigh(summary, np.asarray(posterior.responsibilities))
-    evidence = without_empty(evidence_of(summary))
+    evidence = evidence_of(summary)
     if _exact(model):
         return evidence
     cells = Cells(*_log_nu(model, posterior, priors))
@@ -250,7 +250,7 @@ def evidence_at(
 def _outline(model: Model, now: State) -> Start:
     """Something of the shapes of the result."""
     coupling = Coupling(np.zeros((*now.genes.loc.shape, len(now.level))), np.ones(len(now.level)))
-    evidence = without_empty(evidence_of(now.summary))
+    evidence = evidence_of(now.summary)
     if not _exact(model):
         n = node_grid(now.cells, gate=model.config.gate).nodes.size
         genes = (now.summary.n_groups, now.summary.n_genes)
