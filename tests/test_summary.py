@@ -8,7 +8,7 @@ from scipy import sparse
 
 from scbayes.counts import Counts, Summary
 from scbayes.counts import _blocks as blocks_module
-from scbayes.counts._summary import merge, summarise_block
+from scbayes.counts._summary import merge
 
 FIELDS = ("batch", "cell_total", "cell_detected", "row", "count", "cells")
 SHAPE = (83, 19)
@@ -49,8 +49,7 @@ def assert_equal(first: Summary, second: Summary) -> None:
 
 
 def summary_of(u, batch, n_batches: int) -> Summary:
-    x = sparse.csr_array(u)
-    return summarise_block(x.indptr, x.indices, x.data, batch, x.shape[1], n_batches)
+    return Counts(sparse.csr_array(u), batch, n_batches).summarise()
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.float32, np.float64])

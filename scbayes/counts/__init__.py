@@ -1,6 +1,7 @@
 """Counts in (any matrix that AnnData can hold), sufficient statistics out."""
 
+from scbayes.counts._cluster import ClusterCounts, cluster_of
 from scbayes.counts._counts import Counts
 from scbayes.counts._summary import Summary, merge
 
-__all__ = ["Counts", "Summary", "merge"]
+__all__ = ["ClusterCounts", "Counts", "Summary", "cluster_of", "merge"]

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from scbayes.counts._check import check_dtype
+from scbayes.counts._check import check_dtype, holdable
+from scbayes.counts._compact import Compact
+from scbayes.counts._gzip import unpacked
+from scbayes.counts._threads import over_rows, read_ahead
+from scbayes.stats._jit import jit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +25,7 @@ _CHUNK_NAME = "a chunk of the dask array"
 def row_blocks(x, n_rows: int | None = None, *, where: str = "X") -> Iterator[tuple[int, sparse.csr_array]]:
     """Walk over the rows of a count matrix in blocks of canonical CSR.
 
-    Every block holds each (cell, gene) pair at most once and no explicit zero; its indices are sorted or not. Values
+    Every block holds each (cell, gene) pair at most once and no explicit zero; its indices ascend within rows. Values
     keep their type (half precision, which SciPy cannot hold, becomes float32). The user's matrix never changes.
 
     ==========================================  =======================================================================
@@ -31,11 +35,12 @@ def row_blocks(x, n_rows: int | None = None, *, where: str = "X") -> Iterator[tu
                                                 or explicit zeros: a cleaned copy of one block at a time
     CSC in memory                               converted once: memory of a second copy of the matrix
     dense in memory                             one block at a time
-    CSR in a file (AnnData's `CSRDataset`)      one block at a time
+    CSR in a file (AnnData's `CSRDataset`)      two blocks at a time: the next one is read by a thread of its own
     CSC in a file (AnnData's `CSCDataset`)      read by columns into one CSR in memory, indices twice: memory of one
                                                 copy of the matrix. Store as CSR to stream it
-    dense in a file (HDF5 or zarr array)        one block at a time, aligned with the chunks of the file
-    dask array of dense, CSR or CSC chunks      one chunk at a time, computed one after another
+    dense in a file (HDF5 or zarr array)        two blocks at a time, aligned with the chunks of the file
+    dask array of dense, CSR or CSC chunks      two chunks at a time, computed one after another
+    :class:`~scbayes.counts._compact.Compact`   a few cells at a time
     ==========================================  =======================================================================
 
     Parameters
@@ -69,7 +74,7 @@ def row_blocks(x, n_rows: int | None = None, *, where: str = "X") -> Iterator[tu
     if len(x.shape) != 2:
         msg = f"{where} must have 2 dimensions (cells x genes), not {len(x.shape)}"
         raise ValueError(msg)
-    return walk(x, n_rows)
+    return read_ahead(walk(x, n_rows)) if is_stored(x) or is_dask(x) else walk(x, n_rows)
 
 
 def is_stored(x) -> bool:
@@ -90,6 +95,8 @@ def _walker(x, where: str):
         raise TypeError(msg)
     if isinstance(x, np.ndarray):
         return _walk_dense
+    if isinstance(x, Compact):
+        return Compact.blocks
     if sparse.issparse(x) and x.format in ("csr", "csc"):
         return _walk_csr if x.format == "csr" else _walk_csc
     if is_dask(x):
@@ -122,8 +129,8 @@ def _walk_csc(x, n_rows: int | None) -> Iterator[tuple[int, sparse.csr_array]]:
 
 def _walk_stored_csr(x, n_rows: int | None) -> Iterator[tuple[int, sparse.csr_array]]:
     # Straight from the file's three vectors: slicing through AnnData would copy every block once more.
-    group = x.group
-    yield from _walk_vectors(group["data"], group["indices"], group["indptr"][...], x.shape[1], n_rows)
+    data, indices, indptr = unpacked(x.group["data"]), unpacked(x.group["indices"]), x.group["indptr"][...]
+    yield from _walk_vectors(data, indices, indptr, x.shape[1], n_rows)
 
 
 def _walk_vectors(data, indices, indptr, n_cols: int, n_rows: int | None) -> Iterator[tuple[int, sparse.csr_array]]:
@@ -161,7 +168,7 @@ def _stored_csc_to_csr(x) -> sparse.csr_array:
     for start, stop in slabs:
         per_row += np.bincount(indices[int(indptr[start]) : int(indptr[stop])], minlength=n_cells)
     out_indptr = np.concatenate([[0], np.cumsum(per_row)])
-    out_data = np.empty(out_indptr[-1], _holdable(data.dtype))
+    out_data = np.empty(out_indptr[-1], holdable(data.dtype))
     out_indices = np.empty(out_indptr[-1], np.int32 if max(n_genes, out_indptr[-1]) < 2**31 else np.int64)
     filled = out_indptr[:-1].copy()
     for start, stop in slabs:
@@ -179,7 +186,7 @@ def _stored_csc_to_csr(x) -> sparse.csr_array:
 
 def _walk_dense(x, n_rows: int | None) -> Iterator[tuple[int, sparse.csr_array]]:
     x = np.asarray(x)  # drops subclasses, copies nothing
-    dtype = _holdable(x.dtype)
+    dtype = holdable(x.dtype)
     step = n_rows or max(1, BLOCK_BYTES // max(1, x.shape[1] * x.dtype.itemsize))
     for start in range(0, x.shape[0], step):
         yield start, sparse.csr_array(x[start : start + step].astype(dtype, copy=False))
@@ -199,13 +206,13 @@ def _walk_stored_dense(x, n_rows: int | None) -> Iterator[tuple[int, sparse.csr_
 def _walk_dask(x, n_rows: int | None) -> Iterator[tuple[int, sparse.csr_array]]:
     first = 0
     for i in range(x.numblocks[0]):
-        chunk = _join([x.blocks[i, j].compute() for j in range(x.numblocks[1])])
+        chunk = join([x.blocks[i, j].compute() for j in range(x.numblocks[1])])
         for start, block in _walker(chunk, _CHUNK_NAME)(chunk, n_rows):
             yield first + start, block
         first += chunk.shape[0]
 
 
-def _join(parts: list):
+def join(parts: list):
     """Put the column chunks of one row of chunks side by side."""
     if len(parts) == 1 or not parts[0].shape[0]:
         return parts[0]
@@ -213,16 +220,9 @@ def _join(parts: list):
     return sparse.hstack(whole, format="csr")
 
 
-def _holdable(dtype: np.dtype) -> np.dtype:
-    """Return `dtype`, or the nearest one that SciPy's sparse matrices can hold."""
-    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
-        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
-    return dtype.newbyteorder("=")
-
-
 def _share(data, indices, indptr, n_cols: int) -> sparse.csr_array:
     """Wrap CSR vectors without copying or checking them."""
-    dtype = _holdable(data.dtype)
+    dtype = holdable(data.dtype)
     if indices.dtype.kind != "i" or indices.dtype.itemsize < 4 or not indices.dtype.isnative:
         indices = indices.astype(np.int64 if indices.dtype.itemsize >= 4 else np.int32)
     if indptr.dtype != indices.dtype:
@@ -238,13 +238,35 @@ def _share(data, indices, indptr, n_cols: int) -> sparse.csr_array:
 
 
 def _is_canonical(block: sparse.csr_array) -> bool:
-    return np.count_nonzero(block.data) == block.data.size and block.has_canonical_format
+    def check(_, __, *vectors) -> bool:
+        return _ascends(*vectors, block.shape[1])
+
+    return all(over_rows(check, block))
+
+
+@jit
+def _ascends(indptr, indices, data, n_cols):
+    """Whether columns ascend within rows and no value is 0."""
+    start, stop = indptr[0], indptr[-1]
+    values, left, right = data[start:stop], indices[start : max(start, stop - 1)], indices[start + 1 : stop]
+    zeros, drops = 0, 0  # plain loops over whole vectors, the ends of rows among them, run fast
+    for i in range(len(values)):
+        zeros += values[i] == 0
+    for i in range(len(right)):
+        drops += right[i] <= left[i]
+    for c in range(len(indptr) - 1):
+        i, end = indptr[c], indptr[c + 1]
+        if i < end:
+            drops -= i > start and indices[i] <= indices[i - 1]
+            drops += indices[i] < 0 or indices[end - 1] >= n_cols
+    return zeros == 0 and drops == 0
 
 
 def _canonical(block: sparse.csr_array) -> sparse.csr_array:
     """Return `block`, or a copy with duplicates summed and explicit zeros dropped."""
     if _is_canonical(block):
         return block
+    block.check_format()
     # Small integers are widened, so that a sum of duplicates cannot overflow.
     narrow = block.dtype.kind in "iu" and block.dtype.itemsize < 4 and not _has_unique_pairs(block)
     block = block.astype(np.int64) if narrow else block.copy()

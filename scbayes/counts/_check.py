@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbayes.stats._jit import jit
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 MAX_COUNT = 2**31 - 1
 """Largest count accepted: the largest signed 32-bit integer."""
 
-_CHUNK = 1 << 16  # values a step: temporaries stay in the cache and below 1 MB
 _LOG_MAX = 20.0  # log1p of 485 million: no log-normalised value reaches it
 
 
@@ -83,7 +84,7 @@ def check_dtype(dtype: DTypeLike, where: str = "X") -> None:
 def check_counts(block, where: str = "X") -> None:
     """Refuse values that cannot be raw counts: negative, NaN, infinite, fractional or above `MAX_COUNT`.
 
-    One pass over the stored values, in chunks that stay in the processor's cache.
+    One pass over the stored values.
 
     Parameters
     ----------
@@ -101,22 +102,25 @@ def check_counts(block, where: str = "X") -> None:
     """
     values = block if isinstance(block, np.ndarray) else block.data
     check_dtype(values.dtype, where)
-    values = values.reshape(-1)
+    values = values.reshape(-1).astype(holdable(values.dtype), copy=False)
     if not _all_counts(values):
         raise ValueError(_diagnose(values, where))
 
 
-def _all_counts(values: np.ndarray) -> bool:
-    fractional = values.dtype.kind == "f"
-    whole = np.empty(min(_CHUNK, values.size), values.dtype) if fractional else None
-    for start in range(0, values.size, _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        # Written so that a NaN, which makes every comparison false, fails the test.
-        if not (chunk.min() >= 0 and float(chunk.max()) <= MAX_COUNT):
-            return False
-        if fractional and not np.array_equal(np.trunc(chunk, out=whole[: chunk.size]), chunk):
-            return False
-    return True
+def holdable(dtype: np.dtype) -> np.dtype:
+    """Return `dtype`, or the nearest one that SciPy's sparse matrices (and compiled code) can hold."""
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("=")
+
+
+@jit
+def _all_counts(values):
+    bad = 0
+    for i in range(len(values)):  # without a way out, so that it runs on vectors
+        v = values[i]
+        bad += not (v >= 0 and v <= MAX_COUNT and np.trunc(v) == v)  # false for a NaN
+    return bad == 0
 
 
 def _diagnose(values: np.ndarray, where: str) -> str:

@@ -1,23 +1,24 @@
 """One door to the counts of a data set, whatever holds them."""
 
-import itertools
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
 
 import numpy as np
 from scipy import sparse
 
-from scbayes.counts._blocks import row_blocks
+from scbayes.counts._blocks import is_dask, is_stored, row_blocks
 from scbayes.counts._check import check_counts, check_shape
+from scbayes.counts._compact import Compact
 from scbayes.counts._project import gather, scatter
 from scbayes.counts._score import score_cells, score_genes
-from scbayes.counts._summary import Summary, merge, summarise_block
+from scbayes.counts._summary import Summary, Tally
+from scbayes.counts._threads import N_THREADS, over_rows
 from scbayes.counts._weigh import spread, tally
+from scbayes.stats._jit import jit
 
-#: Threads that score cells.
-N_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+#: Memory that the sums of parts of blocks may take together, and their largest number; not those of the machine.
+SUM_BYTES, MAX_SUMS = 256 * 1024**2, 8
+#: Memory for counts from a file that are kept between passes: about a billion non-zeros. Beyond it they are read again.
+KEEP_BYTES = 2 * 1024**3
 
 
 class Counts:
@@ -61,7 +62,11 @@ class Counts:
         for first, block in row_blocks(self.x, where=self.where):
             if check:
                 check_counts(block, self.where)
-            yield first, block if self.column is None else _pool(block, self.column, self.n_genes)
+            if self.column is not None:
+                block = _pool(block, self.column, self.n_genes)
+                if check:
+                    check_counts(block, f"the sum of the pooled genes in {self.where}")
+            yield first, block
 
     def cells(self, index) -> "Counts":
         """Counts of some of the cells, in memory."""
@@ -75,38 +80,61 @@ class Counts:
         x = blocks[0] if len(blocks) == 1 else sparse.vstack(blocks, format="csr")
         return Counts(x, self.batch, self.n_batches, where=self.where)
 
-    def summarise(self) -> Summary:
-        """Sufficient statistics, from one checked pass over the non-zeros."""
-        parts = []
+    @property
+    def streamed(self) -> bool:
+        """Whether each pass reads a file, or computes a dask array."""
+        return is_stored(self.x) or is_dask(self.x)
+
+    def summarise(self, *, keep: bool = False) -> Summary:
+        """Sufficient statistics, from one checked pass over the non-zeros.
+
+        Parameters
+        ----------
+        keep
+            Keep what was read in memory, for further passes, if it fits in `KEEP_BYTES` (about two a non-zero).
+        """
+        summary = Tally(self.batch, self.n_genes, self.n_batches, N_THREADS)
+        kept = Compact(self.n_genes) if keep else None
         for first, block in self.blocks(check=True):
-            batch = self.batch[first : first + block.shape[0]]
-            parts.append(summarise_block(block.indptr, block.indices, block.data, batch, self.n_genes, self.n_batches))
-        return reduce(merge, parts)
+            over_rows(summary.add, block, first)
+            if kept is not None:
+                kept.add(block)
+                kept = None if kept.n_bytes > KEEP_BYTES else kept
+        if kept is not None:
+            self.x, self.column = kept, None
+        return summary.summary()
 
     def weigh(self, summary: Summary, membership: np.ndarray) -> Summary:
         """The summary of these counts with each cell in the components of a mixture, as ``membership`` says."""
         first = np.searchsorted(summary.row, np.arange(self.n_batches * self.n_genes + 1))
         membership = np.ascontiguousarray(membership, float)
-        cells = np.zeros((len(summary.row), membership.shape[1]))
-        for start, block in self.blocks():
-            here = slice(start, start + block.shape[0])
-            parts = block.indptr, block.indices, block.data, self._offset(here)
-            tally(*parts, first, summary.count, membership[here], cells)
-        return spread(summary, membership, cells)
+        return spread(summary, membership, self.tally(first, summary.count, membership))
+
+    def tally(self, first: np.ndarray, count: np.ndarray, membership: np.ndarray) -> np.ndarray:
+        """Sums of memberships over the cells behind each pair, see :func:`scbayes.counts._weigh.tally`."""
+        sums = _sums(len(count), membership.shape[1])
+
+        def add(part: int, cells: slice, *vectors) -> None:
+            tally(*vectors, self._offset(cells), first, count, membership[cells], sums[part])
+
+        self._run(add, len(sums))
+        return sums.sum(0)
 
     def gather(self, weights: np.ndarray, *, detected: bool) -> tuple[np.ndarray, np.ndarray]:
         """Node sums of counts and, if asked, of detections: float64, shape ``(n_batches, n_genes, n_nodes)`` each.
 
         Cells whose weights are all zero cost nothing.
         """
-        n_rows = self.n_batches * self.n_genes
-        counts = np.zeros((n_rows, weights.shape[1]))
-        seen = np.zeros((n_rows if detected else 0, weights.shape[1]))
-        for first, block in self.blocks():
-            cells = slice(first, first + block.shape[0])
-            gather(block.indptr, block.indices, block.data, self._offset(cells), weights[cells], counts, seen)
-        shape = (self.n_batches, self.n_genes, weights.shape[1])
-        return counts.reshape(shape), seen.reshape(shape if detected else (0, 0, weights.shape[1]))
+        n_rows, n_nodes = self.n_batches * self.n_genes, weights.shape[1]
+        sums = _sums(n_rows * (1 + detected), n_nodes)
+
+        def add(part: int, cells: slice, *vectors) -> None:
+            gather(*vectors, self._offset(cells), weights[cells], sums[part, :n_rows], sums[part, n_rows:])
+
+        self._run(add, len(sums))
+        counts, seen = np.split(sums.sum(0), [n_rows])
+        shape = (self.n_batches, self.n_genes, n_nodes)
+        return counts.reshape(shape), seen.reshape(shape if detected else (0, 0, n_nodes))
 
     def scatter(self, per_count: np.ndarray, per_detection: np.ndarray | None = None, active=None) -> np.ndarray:
         """Sums over each cell's non-zeros of functions tabulated per gene on nodes: ``(n_cells, n_nodes)``.
@@ -123,11 +151,12 @@ class Counts:
         active = np.ones(self.n_cells, bool) if active is None else active
         per_count = np.ascontiguousarray(per_count).reshape(-1, n_nodes)
         once = np.zeros((0, n_nodes)) if per_detection is None else np.ascontiguousarray(per_detection)
-        for first, block in self.blocks():
-            cells = slice(first, first + block.shape[0])
-            offset = self._offset(cells)
-            parts = block.indptr, block.indices, block.data, offset
-            scatter(*parts, active[cells], per_count, once.reshape(-1, n_nodes), out[cells])
+        once = once.reshape(-1, n_nodes)
+
+        def add(_, cells: slice, *vectors) -> None:
+            scatter(*vectors, self._offset(cells), active[cells], per_count, once, out[cells])
+
+        self._run(add)
         return out
 
     def score_cells(self, size, odds, gate, nu, weight=None) -> np.ndarray:
@@ -152,18 +181,12 @@ class Counts:
         out = np.zeros((self.n_cells, size.shape[1], 3))
         nu = np.ascontiguousarray(nu, float)
 
-        def score(cells: slice, block, rows: slice) -> None:
-            parts = block.indptr[rows.start : rows.stop + 1], block.indices, block.data
-            rest = self._offset(cells), self.batch[cells], size, odds, gate, weight, nu[cells], out[cells]
-            score_cells(*parts, *rest)
+        def score(_, cells: slice, *vectors) -> None:
+            score_cells(
+                *vectors, self._offset(cells), self.batch[cells], size, odds, gate, weight, nu[cells], out[cells]
+            )
 
-        with ThreadPoolExecutor(N_THREADS) as pool:  # cells do not touch each other's rows
-            for first, block in self.blocks():
-                ends = np.linspace(0, block.shape[0], N_THREADS + 1).astype(int)
-                rows = [slice(a, b) for a, b in itertools.pairwise(ends)]
-                done = [pool.submit(score, slice(first + r.start, first + r.stop), block, r) for r in rows]
-                for job in done:
-                    job.result()
+        self._run(score)
         return out
 
     def score_genes(self, size, odds, gate, nu, weight) -> np.ndarray:
@@ -172,12 +195,18 @@ class Counts:
         Returns float64 ``(n_batches, n_genes, n_components)``; the other arguments are those of :meth:`score_cells`.
         """
         size, odds, gate = self._tables(size, np.broadcast_to(odds, np.shape(size)), gate)
-        out = np.zeros_like(size)
+        weight = np.ascontiguousarray(weight, float)
+        sums = _sums(*size.shape)
+
+        def score(part: int, cells: slice, *vectors) -> None:
+            score_genes(*vectors, self._offset(cells), size, odds, gate, weight[cells], nu[cells], sums[part])
+
+        self._run(score, len(sums))
+        return sums.sum(0).reshape(self.n_batches, self.n_genes, -1)
+
+    def _run(self, function, n_parts: int | None = None) -> None:
         for first, block in self.blocks():
-            cells = slice(first, first + block.shape[0])
-            parts = block.indptr, block.indices, block.data, self._offset(cells)
-            score_genes(*parts, size, odds, gate, np.ascontiguousarray(weight[cells], float), nu[cells], out)
-        return out.reshape(self.n_batches, self.n_genes, -1)
+            over_rows(function, block, first, n_parts)
 
     def _tables(self, size, odds, gate) -> list[np.ndarray]:
         """Tables with one row per batch and gene (or batch, where genes share them); no rows for a gate of None."""
@@ -189,10 +218,39 @@ class Counts:
         return self.batch[cells].astype(np.int64) * self.n_genes
 
 
+def _sums(n_rows: int, n_columns: int) -> np.ndarray:
+    """Zeros for sums that parts of blocks add to, each its own: no sum depends on the number of threads."""
+    n_parts = min(max(SUM_BYTES // (8 * max(n_rows * n_columns, 1)), 1), MAX_SUMS)
+    return np.zeros((n_parts, n_rows, n_columns))
+
+
 def _pool(block, column: np.ndarray, n_genes: int):
     """``block`` with its columns renumbered, those of pooled genes summed into the last one."""
     # sums of small integer types could overflow
     data = block.data.astype(np.int64 if np.issubdtype(block.dtype, np.integer) else np.float64)
-    pooled = sparse.csr_array((data, column[block.indices], block.indptr.copy()), shape=(block.shape[0], n_genes))
-    pooled.sum_duplicates()
+    pooled = sparse.csr_array((block.shape[0], n_genes), dtype=data.dtype)
+    pooled.indptr, pooled.indices = np.empty_like(block.indptr), np.empty_like(block.indices)
+    n_values = _pool_rows(block.indptr, block.indices, data, column, n_genes, pooled.indptr, pooled.indices)
+    pooled.indices, pooled.data = pooled.indices[:n_values], data[:n_values]
     return pooled
+
+
+@jit
+def _pool_rows(indptr, indices, data, column, n_genes, new_indptr, new_indices):
+    """Write the new columns, and their values over ``data``; genes that are kept keep their order."""
+    last, to, none = n_genes - 1, 0, np.zeros(1, data.dtype)[0]
+    for c in range(len(indptr) - 1):
+        new_indptr[c] = to
+        rest = none
+        for k in range(indptr[c], indptr[c + 1]):
+            gene = column[indices[k]]
+            if gene == last:
+                rest += data[k]
+            else:
+                new_indices[to], data[to] = gene, data[k]
+                to += 1
+        if rest > 0:
+            new_indices[to], data[to] = last, rest
+            to += 1
+    new_indptr[-1] = to
+    return to

@@ -11,24 +11,29 @@ forward, functions of a gene tabulated on the nodes are added up per cell,
 Both cost the non-zeros times the nodes.
 """
 
+import numpy as np
+
 from scbayes.stats._jit import jit
 
 
 @jit
 def gather(indptr, indices, data, offset, weights, counts, detected):
     """Add the block's :math:`W` to ``counts`` and :math:`D` to ``detected`` (skipped where it has no rows)."""
-    n_nodes = weights.shape[1]
     for c in range(len(indptr) - 1):
-        if not weights[c].any():
+        own = weights[c]
+        if not own.any():
             continue
-        for k in range(indptr[c], indptr[c + 1]):
-            row = offset[c] + indices[k]
-            u = data[k]
-            for m in range(n_nodes):
-                counts[row, m] += u * weights[c, m]
+        genes, values = indices[indptr[c] : indptr[c + 1]], data[indptr[c] : indptr[c + 1]]
+        for k in range(len(values)):
+            row = np.uint64(offset[c] + genes[k])  # unsigned: no test for an index from the end
+            u = float(values[k])
+            to = counts[row]
+            for m in range(len(own)):
+                to[m] += u * own[m]
             if len(detected):
-                for m in range(n_nodes):
-                    detected[row, m] += weights[c, m]
+                to = detected[row]
+                for m in range(len(own)):
+                    to[m] += own[m]
 
 
 @jit
@@ -37,15 +42,20 @@ def scatter(indptr, indices, data, offset, active, per_count, per_detection, out
 
     Only for cells that are ``active``.
     """
-    n_nodes = out.shape[1]
+    found = np.empty(out.shape[1])
     for c in range(len(indptr) - 1):
         if not active[c]:
             continue
-        for k in range(indptr[c], indptr[c + 1]):
-            row = offset[c] + indices[k]
-            u = data[k]
-            for m in range(n_nodes):
-                out[c, m] += u * per_count[row, m]
+        found[:] = 0.0
+        genes, values = indices[indptr[c] : indptr[c + 1]], data[indptr[c] : indptr[c + 1]]
+        for k in range(len(values)):
+            row = np.uint64(offset[c] + genes[k])
+            u = float(values[k])
+            part = per_count[row]
+            for m in range(len(found)):
+                found[m] += u * part[m]
             if len(per_detection):
-                for m in range(n_nodes):
-                    out[c, m] += per_detection[row, m]
+                part = per_detection[row]
+                for m in range(len(found)):
+                    found[m] += part[m]
+        out[c] += found

@@ -90,20 +90,44 @@ class Summary:
         return np.bincount(self.row, value, size).reshape(self.n_groups, self.n_genes)
 
 
-def summarise_block(indptr, indices, data, batch, n_genes: int, n_batches: int) -> Summary:
-    """Summary of one block of cells, given as the three arrays of a CSR matrix without duplicates."""
-    batch = np.ascontiguousarray(batch, np.int32)
-    width = TABLE[n_batches * n_genes <= MANY_ROWS]
-    table, total, detected, n_large = _tally(
-        indptr, indices, data, batch, n_genes, np.zeros((n_batches * n_genes, width), np.int32)
-    )
-    row, count = np.nonzero(table)
-    cells = table[row, count].astype(np.int64)
-    summary = Summary(n_genes, n_batches, batch, total, detected, row, count, cells)
-    if n_large:
-        large = _collect(indptr, indices, data, batch, n_genes, width, np.empty((2, n_large), np.int64))
-        summary = _add(summary, large[0], large[1], np.ones(n_large, np.int64))
-    return summary
+class Tally:
+    """A summary in the making: blocks of cells go in, in any order, from several threads at once.
+
+    Parameters
+    ----------
+    batch
+        Batch of each cell, shape ``(n_cells,)``.
+    n_tables
+        Number of threads that add at the same time: each has a table of its own.
+    """
+
+    def __init__(self, batch, n_genes: int, n_batches: int, n_tables: int = 1) -> None:
+        self.batch = np.ascontiguousarray(batch, np.int32)
+        self.n_genes, self.n_batches = n_genes, n_batches
+        n_rows = n_genes * n_batches
+        # Counts first, then rows: most counts are 1 or 2, whose parts of the table stay in the cache.
+        self.table = np.zeros((n_tables, TABLE[n_rows <= MANY_ROWS], n_rows), np.int32)
+        self.large: list[tuple[np.ndarray, np.ndarray]] = []
+        self.total, self.detected = np.zeros((2, len(self.batch)), np.int64)
+
+    def add(self, table: int, cells: slice, indptr, indices, data) -> None:
+        """Add the cells of one block, given as the three vectors of CSR with columns that ascend in each row."""
+        own = self.table[table]
+        large = np.empty(_count_large(data[indptr[0] : indptr[-1]], len(own)), np.int64)
+        self.detected[cells] = np.diff(indptr)
+        _tally(indptr, indices, data, self.batch[cells], self.n_genes, own, self.total[cells], large)
+        if len(large):
+            self.large.append(np.unique(large, return_counts=True))
+
+    def summary(self) -> Summary:
+        """Summary of what was added."""
+        table = np.ascontiguousarray(self.table.sum(0, dtype=np.int32).T)
+        row, count = np.nonzero(table)
+        pairs = [(_key(row, count), table[row, count].astype(np.int64)), *self.large]
+        sizes = self.n_genes, self.n_batches
+        return Summary(
+            *sizes, self.batch, self.total, self.detected, *_joined(*map(np.concatenate, zip(*pairs, strict=True)))
+        )
 
 
 def merge(first: Summary, second: Summary) -> Summary:
@@ -114,68 +138,53 @@ def merge(first: Summary, second: Summary) -> Summary:
             f"with one of {second.n_genes} genes and {second.n_batches} batches"
         )
         raise ValueError(msg)
-    both = Summary(
-        first.n_genes,
-        first.n_batches,
-        np.concatenate([first.batch, second.batch]),
-        np.concatenate([first.cell_total, second.cell_total]),
-        np.concatenate([first.cell_detected, second.cell_detected]),
-        first.row,
-        first.count,
-        first.cells,
+    keys, cells, *of_cells = (
+        np.concatenate(parts)
+        for parts in (
+            [_key(s.row, s.count) for s in (first, second)],
+            (first.cells, second.cells),
+            (first.batch, second.batch),
+            (first.cell_total, second.cell_total),
+            (first.cell_detected, second.cell_detected),
+        )
     )
-    return _add(both, second.row, second.count, second.cells)
+    return Summary(first.n_genes, first.n_batches, *of_cells, *_joined(keys, cells))
 
 
-def _add(summary: Summary, row, count, cells) -> Summary:
-    """``summary`` with more pairs, equal ones joined."""
-    row = np.concatenate([summary.row, row])
-    count = np.concatenate([summary.count, count])
-    cells = np.concatenate([summary.cells, cells])
-    order = np.lexsort((count, row))
-    row, count, cells = row[order], count[order], cells[order]
-    new = np.ones(len(row), bool)
-    new[1:] = (np.diff(row) != 0) | (np.diff(count) != 0)
-    start = np.flatnonzero(new)
-    return Summary(
-        summary.n_genes,
-        summary.n_batches,
-        summary.batch,
-        summary.cell_total,
-        summary.cell_detected,
-        row[start],
-        count[start],
-        np.add.reduceat(cells, start) if len(start) else cells,
-    )
+def _key(row: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """One number for a row and a count, in the same order; the largest count has 31 bits."""
+    return (row << 31) | count
+
+
+def _joined(keys: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, count and cells of pairs in order, equal ones joined."""
+    order = np.argsort(keys, kind="stable")  # linear in time where runs are sorted
+    keys, cells = keys[order], cells[order]
+    start = np.flatnonzero(np.diff(keys, prepend=-1))
+    cells = np.add.reduceat(cells, start) if len(start) else cells
+    return keys[start] >> 31, keys[start] & (2**31 - 1), cells
 
 
 @jit
-def _tally(indptr, indices, data, batch, n_genes, table):
-    n_cells = len(indptr) - 1
-    total = np.zeros(n_cells, np.int64)
-    detected = np.zeros(n_cells, np.int64)
+def _tally(indptr, indices, data, batch, n_genes, table, total, large):
     n_large = 0
-    for c in range(n_cells):
+    for c in range(len(indptr) - 1):
         offset = batch[c] * n_genes
-        for k in range(indptr[c], indptr[c + 1]):
-            u = np.int64(data[k])
-            if u > 0:
-                total[c] += u
-                detected[c] += 1
-                if u < table.shape[1]:
-                    table[offset + indices[k], u] += 1
-                else:
-                    n_large += 1
-    return table, total, detected, n_large
+        values, genes = data[indptr[c] : indptr[c + 1]], indices[indptr[c] : indptr[c + 1]]
+        for k in range(len(values)):
+            u, row = np.int64(values[k]), offset + genes[k]
+            total[c] += u
+            if u < len(table):
+                table[np.uint64(u), np.uint64(row)] += 1  # unsigned: no test for an index from the end
+            else:
+                large[n_large] = (row << 31) | u
+                n_large += 1
+    return n_large
 
 
 @jit
-def _collect(indptr, indices, data, batch, n_genes, smallest, large):
-    i = 0
-    for c in range(len(indptr) - 1):
-        for k in range(indptr[c], indptr[c + 1]):
-            if data[k] >= smallest:
-                large[0, i] = np.int64(batch[c]) * n_genes + indices[k]
-                large[1, i] = np.int64(data[k])
-                i += 1
-    return large
+def _count_large(values, smallest):
+    n = 0
+    for k in range(len(values)):
+        n += values[k] >= smallest
+    return n

@@ -20,14 +20,16 @@ def tally(indptr, indices, data, offset, first, count, membership, cells):
     ``count`` holds the counts of the pairs, ascending within a row; row i has the pairs ``first[i]:first[i + 1]``.
     """
     for c in range(len(indptr) - 1):
-        for i in range(indptr[c], indptr[c + 1]):
-            row = offset[c] + indices[i]
-            u = int(data[i])
-            at = min(first[row] + u, first[row + 1]) - 1  # there, or before, since few small counts are missing
-            while count[at] > u:
+        genes, values, own = indices[indptr[c] : indptr[c + 1]], data[indptr[c] : indptr[c + 1]], membership[c]
+        for i in range(len(values)):
+            row = np.uint64(offset[c] + genes[i])  # unsigned: no test for an index from the end
+            u = int(values[i])
+            at = min(first[row] + u, first[row + np.uint64(1)]) - 1  # or before, since few small counts are missing
+            while count[np.uint64(at)] > u:
                 at -= 1
-            for k in range(membership.shape[1]):
-                cells[at, k] += membership[c, k]
+            to = cells[np.uint64(at)]
+            for k in range(len(own)):
+                to[k] += own[k]
 
 
 def spread(summary: Summary, membership: np.ndarray, cells: np.ndarray) -> Summary:

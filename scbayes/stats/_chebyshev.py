@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scbayes.stats._jit import jit
+
 
 class Chebyshev(NamedTuple):
     """An interval and its nodes.
@@ -28,8 +30,7 @@ class Chebyshev(NamedTuple):
     def basis(self, x: np.ndarray) -> np.ndarray:
         """Chebyshev polynomials at ``x``, clipped to the interval: float64, shape ``(n, n_nodes)``."""
         centre, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-        angle = np.arccos(np.clip((np.asarray(x, float) - centre) / half, -1, 1))
-        return np.cos(angle[:, None] * np.arange(len(self.nodes)))
+        return _polynomials(np.clip((np.asarray(x, float) - centre) / half, -1, 1), len(self.nodes))
 
     @property
     def transform(self) -> np.ndarray:
@@ -53,6 +54,18 @@ class Chebyshev(NamedTuple):
     def weights(self, x: np.ndarray) -> np.ndarray:
         """Weights of the nodes' values in the interpolated value at each ``x``: float64, ``(n, n_nodes)``."""
         return self.basis(x) @ self.transform
+
+
+@jit
+def _polynomials(t, n):
+    """T_0 to T_{n-1} at each ``t``: T_k = 2 t T_{k-1} - T_{k-2}."""
+    out = np.ones((len(t), n))
+    for i in range(len(t)):
+        before, here = t[i], 1.0
+        for k in range(n):
+            out[i, k] = here
+            before, here = here, 2 * t[i] * here - before
+    return out
 
 
 def chebyshev(low: float, high: float, *, pole: float = np.pi, tolerance: float = 1e-7) -> Chebyshev:
