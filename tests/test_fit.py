@@ -87,8 +87,9 @@ def test_values_are_found(simulated):
     if model == "nbdm":
         np.testing.assert_allclose(found["odds"], 9, rtol=0.05)
     if zero_inflated:
-        assert np.corrcoef(found["gate"], gate)[0, 1] > 0.4
-        assert abs(found["gate"].mean() - gate.mean()) < 0.05
+        means = sb.get.map(adata, use_mean=True)["gate"]  # the mode of a wide posterior lies far below
+        assert np.corrcoef(means, gate)[0, 1] > 0.4
+        assert abs(means.mean() - gate.mean()) < 0.03
 
 
 @pytest.mark.slow

@@ -14,12 +14,12 @@ from scipy.special import expit, gammaln, logit
 
 from scbayes.counts import Counts, Summary
 from scbayes.models import Evidence, Model, ModelConfig, NegativeBinomialCounts, evidence_of
+from scbayes.models._at_posterior import evidence_at
 from scbayes.models._config import MODELS, PARAMETERIZATIONS
 from scbayes.models._evidence import RISE, _padded
 from scbayes.models._model import Inputs
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import default_priors
-from scbayes.models._warm_start import evidence_at
 
 N_CELLS, N_GENES = 60, 24
 TOTAL_MRNA = 2e3

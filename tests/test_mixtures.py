@@ -21,6 +21,7 @@ from scipy.special import digamma, expit, logit, logsumexp
 import scbayes as sb
 from scbayes.counts import Counts, _counts
 from scbayes.models import Evidence, Model, ModelConfig, NegativeBinomialCounts, evidence_of
+from scbayes.models._at_posterior import evidence_at
 from scbayes.models._components import Labels, marginal_scores, responsibilities
 from scbayes.models._config import MODELS, PARAMETERIZATIONS
 from scbayes.models._evidence import RISE
@@ -29,7 +30,6 @@ from scbayes.models._model import Inputs
 from scbayes.models._parameters import Parameters, score_cells, score_genes
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import check_priors, default_priors
-from scbayes.models._warm_start import evidence_at
 from scbayes.state import read_fit
 from scbayes.stats._precision import double
 

@@ -19,11 +19,12 @@ from scipy.special import expit, logit
 from scbayes.counts import Counts, Summary
 from scbayes.datasets import simulate
 from scbayes.models import Evidence, Model, ModelConfig
+from scbayes.models._at_posterior import evidence_at
 from scbayes.models._config import MODELS, PARAMETERIZATIONS
 from scbayes.models._model import Inputs
 from scbayes.models._posterior import Posterior, moved, no_change
 from scbayes.models._priors import FAMILIES, BetaPrime, check_priors, default_priors, from_json, to_json
-from scbayes.models._warm_start import Start, evidence_at, warm_start
+from scbayes.models._warm_start import Start, warm_start
 
 COMBOS = list(product(MODELS, PARAMETERIZATIONS))
 N_CELLS, N_GENES, LOG_MRNA = 12, 5, float(np.log(300))

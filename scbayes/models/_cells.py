@@ -18,8 +18,10 @@ from scbayes.stats._chebyshev import Chebyshev, chebyshev
 HERMITE = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
 #: Distance of the nearest singularity of a cell's score from the real line, without and with zero inflation.
 POLE = {False: np.pi, True: 1.0}
-#: Newton steps for all cells together.
-N_STEPS = 10
+#: Newton steps for all cells together, at most; they end when no cell moves by more than the tolerance.
+N_STEPS, TOLERANCE = 10, 1e-9
+#: Cells that are solved together: derivatives at the nodes are held for these only.
+ROWS = 1 << 16
 
 
 class Cells(NamedTuple):
@@ -43,14 +45,17 @@ def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *
     genes
         Also project counts (and, with ``gate``, detections): needed where odds differ between genes or zeros count.
     """
-    weights = sum(part * grid.weights(cells.loc + at * cells.scale) for at, part in HERMITE)
+    weights = np.empty((counts.n_cells, len(grid.nodes)))
+    for start in range(0, counts.n_cells, ROWS):
+        loc, scale = (part[start : start + ROWS] for part in cells)
+        weights[start : start + ROWS] = sum(w * grid.basis(loc + at * scale) for at, w in HERMITE) @ grid.transform
     cell_total, membership = np.asarray(evidence.cell_total), np.asarray(evidence.membership)
     if genes:
         found = [counts.gather(weights * part[:, None], detected=gate) for part in membership.T]
         node_counts, detected = (_by_group(parts) for parts in zip(*found, strict=True))
     else:  # only the sum over genes matters: spread it evenly
-        share = weights * (cell_total / counts.n_genes)[:, None]
-        node_counts = _sum_over_groups(share, counts, membership)[:, None]
+        share = membership * (cell_total / counts.n_genes)[:, None]
+        node_counts = _sum_over_groups(weights, counts, share)[:, None]
         detected = np.zeros((0, 0, 0))
     return evidence._replace(
         nodes=jnp.tile(jnp.asarray(grid.nodes), (counts.n_batches * membership.shape[1], 1)),
@@ -67,6 +72,8 @@ def _by_group(parts: list[np.ndarray]) -> np.ndarray:
 
 def _sum_over_groups(value: np.ndarray, counts: Counts, membership: np.ndarray) -> np.ndarray:
     """Sum of ``value`` (n_cells, n) over the cells of each group: ``(n_groups, n)``."""
+    if counts.n_batches == 1:
+        return membership.T @ value
     here = [counts.batch == b for b in range(counts.n_batches)]
     return np.concatenate([membership[cells].T @ value[cells] for cells in here])
 
@@ -130,36 +137,57 @@ def solve_cells(
     prior
         Prior of nu; of ln nu where ``unconstrained``.
     """
-    slope, bend = _slopes(scores, grid)
     ends = jnp.asarray([grid.low, grid.high])
-    loc, scale = _solve(jnp.asarray(slope), jnp.asarray(bend), ends, *cells, prior, unconstrained)
-    return Cells(np.asarray(loc), np.asarray(scale))
+    found = np.empty((2, len(scores)))
+    size = -(-len(scores) // -(-len(scores) // ROWS))  # blocks of one size, compiled once: the last may overlap
+    for start in range(0, len(scores), size):
+        rows = slice(min(start, len(scores) - size), start + size)
+        slope, bend = (np.ascontiguousarray(part.T) for part in _slopes(scores[rows], grid))
+        found[:, rows] = _solve(slope, bend, ends, cells.loc[rows], cells.scale[rows], prior, unconstrained)
+    return Cells(*found)
 
 
 @partial(jax.jit, static_argnames="unconstrained")
 def _solve(slope, bend, ends, loc, scale, prior, unconstrained):
     """Newton's method on the mean of each cell's normal, with derivatives averaged over it."""
     low, high = ends
-    order = jnp.arange(slope.shape[1])
-
-    def log_prior(x):
-        return prior.log_prob(x) if unconstrained else prior.log_prob(jnp.exp(x)) + x
+    first, second = (jax.vmap(f, (0, None, None)) for f in (jax.grad(_log_prior), jax.grad(jax.grad(_log_prior))))
 
     def derivatives(x):
-        basis = jnp.cos(order * jnp.arccos(jnp.clip((2 * x - low - high) / (high - low), -1, 1))[:, None])
-        first, second = jax.grad(log_prior), jax.grad(jax.grad(log_prior))
-        return (basis * slope).sum(1) + jax.vmap(first)(x), -(basis * bend).sum(1) - jax.vmap(second)(x)
+        t = jnp.clip((2 * x - low - high) / (high - low), -1, 1)
+        both = _clenshaw(jnp.stack([slope, -bend], 1), t)
+        return both[0] + first(x, prior, unconstrained), both[1] - second(x, prior, unconstrained)
 
-    def step(_, cells):
-        loc, scale = cells
+    def step(now):
+        n, _, loc, scale = now
         found = [derivatives(loc + at * scale) for at, _ in HERMITE]
-        gradient = sum(share * slope for (_, share), (slope, _) in zip(HERMITE, found, strict=True))
-        curvature = sum(share * bend for (_, share), (_, bend) in zip(HERMITE, found, strict=True))
+        gradient, curvature = (sum(w * part[i] for (_, w), part in zip(HERMITE, found, strict=True)) for i in (0, 1))
         curvature = jnp.maximum(curvature, 1e-3)
-        move = jnp.clip(gradient / curvature, -1, 1)
-        return jnp.clip(loc + move, low, high), jnp.minimum(curvature**-0.5, (high - low) / 4)
+        moved = jnp.clip(loc + jnp.clip(gradient / curvature, -1, 1), low, high)
+        width = jnp.minimum(curvature**-0.5, (high - low) / 4)
+        change = jnp.max(jnp.abs(moved - loc)) + jnp.max(jnp.abs(width - scale))
+        return n + 1, change, moved, width
 
-    return jax.lax.fori_loop(0, N_STEPS, step, (loc, scale))
+    start = 0, jnp.inf, loc, scale
+    return jax.lax.while_loop(lambda now: (now[0] < N_STEPS) & (now[1] > TOLERANCE), step, start)[2:]
+
+
+def _log_prior(x: Array, prior: dist.Distribution, unconstrained: bool) -> Array:  # noqa: FBT001
+    """Log density of ln nu."""
+    return prior.log_prob(x) if unconstrained else prior.log_prob(jnp.exp(x)) + x
+
+
+def _clenshaw(coefficients: Array, t: Array) -> Array:
+    """Sums of Chebyshev polynomials at ``t`` (n,): coefficients ``(n_nodes, m, n)``, sums ``(m, n)``."""
+    last = len(coefficients) - 1
+
+    def add(k, carry):
+        before, after = carry
+        return coefficients[last - k] + 2 * t * before - after, before
+
+    zeros = jnp.zeros_like(coefficients[0])
+    before, after = jax.lax.fori_loop(0, last, add, (zeros, zeros))
+    return coefficients[0] + t * before - after
 
 
 def anchor(evidence: Evidence, grid: Chebyshev, scores: np.ndarray, cells: Cells) -> Evidence:

@@ -114,6 +114,12 @@ class ModelConfig:
         """All parameters that are sampled."""
         return self.gene_sites + self.global_sites + self.cell_sites
 
+    @property
+    def free_scale(self) -> bool:
+        """Counts do not know the scale of mu against nu: the total mRNA sets it, in each copy of mu."""
+        tied = self.global_sites and (self.mixture or self.copies(self.global_sites[0]) != self.copies("mu"))
+        return self.capture and self.gene_sites[0] == "mu" and not tied
+
     def copies(self, site: str) -> int:
         """How many of a gene-wise or global parameter there are: one, or one per batch."""
         return self.n_batches if site in self.per_batch else 1

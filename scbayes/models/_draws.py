@@ -61,7 +61,7 @@ def centre(law: Law) -> Draw:
     weights = post.weights / post.weights.sum() if law.model.config.mixture else np.ones(1)
     log_totals = np.stack([total.loc for total in law.total], 1)
     law = law._replace(whole=False)  # the median of a sum is not the sum of the medians
-    return _assemble(law, post.gene_loc, post.global_loc, post.cell_loc, weights, log_totals, 0.0)
+    return assemble(law, post.gene_loc, post.global_loc, post.cell_loc, weights, log_totals, 0.0)
 
 
 def draws(law: Law, n: int, rng: np.random.Generator) -> Iterator[Draw]:
@@ -81,11 +81,15 @@ def draws(law: Law, n: int, rng: np.random.Generator) -> Iterator[Draw]:
             for total, rest in zip(law.total, own, strict=True)
         ]
         shift = law.log_mrna[1] * float(rng.standard_normal())
-        yield _assemble(law, gene, glob, cell, weights, np.stack(log_totals, 1), shift)
+        yield assemble(law, gene, glob, cell, weights, np.stack(log_totals, 1), shift)
 
 
-def _assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift: float) -> Draw:
-    """Parameters at coordinates; ``log_totals`` (copies, n_components) serve where genes are missing."""
+def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift: float) -> Draw:
+    """Parameters at coordinates; ``log_totals`` (copies, n_components) serve where genes are missing.
+
+    Where counts do not know the scale of mu, its sum is held at its mean, since nu was found for that: what a cell and
+    all genes together have in common is nu, and the rest is composition.
+    """
     model, config = law.model, law.model.config
     with double():
         z = {site: np.asarray(value) for site, value in model.split(jnp.asarray(gene), glob, cell).items()}
@@ -94,6 +98,10 @@ def _assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift
         if config.parameterization == "standard" and "p" in z:  # its coordinate is the expected total, see Model.untie
             of_p = log_totals.mean(1)
             z["p"] = z["p"] - (of_p if len(of_p) == len(z["p"]) else of_p.mean())
+        if config.free_scale:
+            held = np.stack([total.log_mean for total in law.total], 1)
+            step, log_totals = held - log_totals, held
+            z = model.rescale(z, step if config.mixture else step[:, 0])
         values = {site: np.asarray(model.transform(site, law.priors)(value)) for site, value in z.items()}
         log_odds = None
         if config.shared_odds and not config.global_sites:

@@ -74,10 +74,13 @@ def _level_slope(model: Model, points: Array, log_odds: Array, evidence: Evidenc
 
 
 class Genes:
-    """Solves for the genes of one data set, and for the shared log odds where there are any."""
+    """Solves for the genes of one data set, and for the shared log odds where there are any.
 
-    def __init__(self, model: Model, summary: Summary, log_mrna: float) -> None:
-        self.model, self.summary, self.log_mrna = model, summary, log_mrna
+    Functions of the genes are averaged over their posterior, or without ``spread`` taken at its mode.
+    """
+
+    def __init__(self, model: Model, summary: Summary, log_mrna: float, *, spread: bool = True) -> None:
+        self.model, self.summary, self.log_mrna, self.spread = model, summary, log_mrna, spread
         config = model.config
         names = [name for name, _ in model.columns]
         self.columns = {site: [k for k, name in enumerate(names) if name == site] for site in config.gene_sites}
@@ -125,7 +128,7 @@ class Genes:
         genes = self._maximise(evidence, genes, level, priors, n_steps, spread=spread)
         if not len(level):
             return genes, level
-        slope = self._slope(evidence, genes, level, priors, spread=spread)
+        slope = self.slope(evidence, genes, level, priors, spread=spread)
         low, high = np.full(level.shape, -np.inf), np.full(level.shape, np.inf)  # the slope changes sign in between
         step = 0.2 * np.sign(slope)
         for _ in range(n_search):
@@ -135,7 +138,7 @@ class Genes:
             new = np.where(outside & np.isfinite(low + high), (low + high) / 2, new)
             steps = min(n_steps, 4)
             genes = self._maximise(evidence, self._follow(genes, new - level), new, priors, steps, spread=spread)
-            before, slope = slope, self._slope(evidence, genes, new, priors, spread=spread)
+            before, slope = slope, self.slope(evidence, genes, new, priors, spread=spread)
             moved = new - level
             level = new
             if np.max(np.abs(moved)) < CLOSE:
@@ -147,7 +150,7 @@ class Genes:
     def coupling(self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors) -> Coupling:
         """How genes answer to each shared log odds, and how well these are known."""
         here = self._maximise(evidence, genes, level, priors, 3)
-        slope = self._slope(evidence, here, level, priors)
+        slope = self.slope(evidence, here, level, priors)
         own = self._levels_of_component()
         response, variance = np.zeros((*here.loc.shape, len(level))), np.zeros(len(level))
         for levels in own if own.ndim > 1 else own[:, None]:  # components do not feel each other's: all at once
@@ -158,7 +161,7 @@ class Genes:
             found = response.reshape(len(levels), -1, *response.shape[1:])
             for k, q in enumerate(levels):
                 found[k, ..., q] = rows[k]
-            bend = (self._slope(evidence, there, level + nudge, priors) - slope) / NUDGE
+            bend = (self.slope(evidence, there, level + nudge, priors) - slope) / NUDGE
             variance[levels] = 1 / np.maximum(-bend[levels], 1.0)
         return Coupling(response, variance)
 
@@ -172,7 +175,7 @@ class Genes:
 
     def points(self, genes: Maximum, *, spread: bool = True) -> Array:
         """Where functions of the genes are evaluated and averaged, shape ``(n_points, n_genes, K)``."""
-        return spread_points(genes) if spread else genes.loc[None]
+        return spread_points(genes) if spread and self.spread else genes.loc[None]
 
     def learn(self, genes: Maximum, priors, learned: list[str]) -> dict[str, dist.Distribution]:
         """Centre and width of the population of genes, for priors that are learned from the data."""
@@ -215,7 +218,7 @@ class Genes:
             total, cells = total.sum(0, keepdims=True), cells.sum(0, keepdims=True)
         return np.log((total + 0.5) / (cells + 0.5 * summary.n_cells / max(summary.cell_total.sum(), 1)))
 
-    def _slope(
+    def slope(
         self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors, *, spread: bool = True
     ) -> np.ndarray:
         """Derivative of the log likelihood in each shared log odds."""
@@ -238,5 +241,5 @@ class Genes:
 
     def _maximise(self, evidence, genes, level, priors, n_steps, *, spread: bool = True) -> Maximum:
         args = (evidence, self.log_odds(level), priors, jnp.asarray(self.log_mrna))
-        spread = spread and len(self.model.columns) <= AVERAGED
+        spread = spread and self.spread and len(self.model.columns) <= AVERAGED
         return maximise(GeneObjective(self.model), genes, args, n_steps, spread=spread)

@@ -109,7 +109,7 @@ class NegativeBinomialCounts(dist.Distribution):
         Up to :math:`\sum \ln u!`, and where :attr:`cells_are_exact` up to :math:`\sum_c U_c \ln \hat p_c`.
         """
         r = jnp.exp(self.log_size)
-        rise = _rise(r.reshape(-1), evidence).reshape(r.shape)
+        rise = log_rise(r.reshape(-1), evidence).reshape(r.shape)
         if self.cells_are_exact:
             fail = evidence.membership * softplus(self._cell_log_odds(evidence))
             seen = jax.ops.segment_sum(fail, evidence.batch, evidence.n_batches)
@@ -144,14 +144,26 @@ class NegativeBinomialCounts(dist.Distribution):
         odds; the second None without zero inflation) and ``all_zero`` of shape ``(n_batches, n_nodes)``: a cell scores
         :math:`\sum_g u_g A_g + \sum_{g:u_g>0} E_g + Z`.
         """
+        gate = None if self.gate_logit is None else self.gate_logit[..., None]
         r = jnp.exp(self.log_size)[..., None]
-        log_odds = nodes[:, None, :] + self.gene_log_odds[..., None]
-        log_fail = -softplus(log_odds)
-        if self.gate_logit is None:
-            return log_odds + log_fail, None, jnp.sum(r * log_fail, 1)
-        closed, opened = log_sigmoid(self.gate_logit)[..., None], log_sigmoid(-self.gate_logit)[..., None]
-        zero = jnp.logaddexp(closed, opened + r * log_fail)
-        return log_odds + log_fail, opened + r * log_fail - zero, zero.sum(1)
+        per_count, per_detection, zero = _functions(nodes[:, None, :] + self.gene_log_odds[..., None], r, gate)
+        return per_count, per_detection, zero.sum(1)
+
+    def entry_functions(self, row: Array, x: Array) -> tuple[Array, Array | None]:
+        """``per_count`` and ``per_detection`` of the gene of each ``row`` (group and gene) at its own ln nu ``x``."""
+        gate = None if self.gate_logit is None else self.gate_logit.ravel()[row]
+        b = jnp.broadcast_to(self.gene_log_odds, self.log_size.shape).ravel()[row]
+        return _functions(x + b, jnp.exp(self.log_size).ravel()[row], gate)[:2]
+
+
+def _functions(log_odds: Array, r: Array, gate_logit: Array | None) -> tuple[Array, Array | None, Array]:
+    """What a gene scores at ``log_odds``: per count, for being expressed (None without a gate), and at zero."""
+    log_fail = -softplus(log_odds)
+    if gate_logit is None:
+        return log_odds + log_fail, None, r * log_fail
+    closed, opened = log_sigmoid(gate_logit), log_sigmoid(-gate_logit)
+    zero = jnp.logaddexp(closed, opened + r * log_fail)
+    return log_odds + log_fail, opened + r * log_fail - zero, zero
 
 
 class MixtureOfCounts(dist.Distribution):
@@ -195,7 +207,7 @@ class MixtureOfCounts(dist.Distribution):
         return jax.scipy.special.logsumexp(jnp.stack(of_cells, -1) + jnp.log(self.weights), -1).sum()
 
 
-def _rise(r: Array, evidence: Evidence) -> Array:
+def log_rise(r: Array, evidence: Evidence) -> Array:
     r"""Per row, :math:`\sum_{\text{cells}} \ln\Gamma(u+r) - \ln\Gamma(r)`, without special functions."""
     size = r.shape[0]
     low = evidence.rise_cells * jnp.log(r[evidence.rise_row] + evidence.rise_j)

@@ -40,6 +40,11 @@ class Total(NamedTuple):
     variance: np.ndarray
     loading: np.ndarray
 
+    @property
+    def log_mean(self) -> np.ndarray:
+        """Log of the expected sum."""
+        return self.loc + self.variance / 2
+
 
 def total_abundance(config: ModelConfig, posterior: Posterior) -> Total:
     """Total of the abundance over all genes that were fitted; in a mixture one per component, on a first axis."""
@@ -122,8 +127,6 @@ def canonical_marginals(
     composition = _composition(config, posterior, total)
     found["composition"] = composition
     if config.shared_odds:
-        scale_p = np.sqrt(variance + mrna_scale**2)
-        found["p"] = Marginal(level, scale_p, "logit", "global", not config.capture)
         column = level[:, None]
         if standard:  # mu is the composition's share of the expected total
             expected, spread = log_mrna, mrna_scale**2
@@ -139,6 +142,9 @@ def canonical_marginals(
             found["r"] = Marginal(
                 mu.loc - column, np.sqrt(mu.scale**2 + variance[:, None]), "log", "gene", identified=True
             )
+            if config.free_scale:
+                variance = variance + total.variance
+        found["p"] = Marginal(level, np.sqrt(variance + mrna_scale**2), "logit", "global", not config.capture)
         if not config.capture:
             found["odds"] = Marginal(level, np.sqrt(variance), "log", "global", identified=True)
     if config.capture:
@@ -148,6 +154,9 @@ def canonical_marginals(
             loc, scale = nu.loc + level[of_cell], np.sqrt(nu.scale**2 + variance[of_cell])
             found["odds"] = Marginal(loc, scale, "log", "cell", identified=True)
         found["nu"] = nu._replace(scale=np.sqrt(nu.scale**2 + mrna_scale**2))
+        if config.free_scale:  # the sum of mu is held, see _draws.assemble
+            loc = composition.loc + total.log_mean[:, None]
+            found["mu"] = found["mu"]._replace(loc=loc, scale=composition.scale)
         if not standard:
             found["mu"] = found["mu"]._replace(scale=np.sqrt(found["mu"].scale ** 2 + mrna_scale**2))
     return found

@@ -217,6 +217,16 @@ class Model:
             return z | {"p": z["p"] - (log_r if log_r.shape == z["p"].shape else log_r.mean())}
         return z
 
+    def rescale(self, z: dict[str, Array], step: Array) -> dict[str, Array]:
+        """Coordinates with each copy of mu times ``exp(step)`` and, where it sets r, the shared odds with it: r stays.
+
+        The counts do not change if nu is divided by as much (see ``ModelConfig.free_scale``).
+        """
+        moved = {"mu": z["mu"] + step[(...,) + (None,) * (z["mu"].ndim - step.ndim)]}
+        for site in self.config.global_sites:
+            moved[site] = z[site] + (step if site == "p" else -step)
+        return z | moved
+
     def shape(self, site: str, inputs: Inputs) -> tuple[int, ...]:
         """Shape of a sampled parameter."""
         if site in self.config.cell_sites:

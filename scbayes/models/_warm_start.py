@@ -15,7 +15,8 @@ import numpy as np
 import numpyro.distributions as dist
 
 from scbayes.counts import Counts, Summary
-from scbayes.models._cells import Cells, anchor, cell_scores, node_grid, project, solve_cells
+from scbayes.models._at_posterior import evidence_at, exact, project_cells, total_r
+from scbayes.models._cells import Cells, cell_scores, node_grid, solve_cells
 from scbayes.models._components import Labels, marginal_scores, parameters_at, responsibilities
 from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Coupling, Genes
@@ -74,6 +75,7 @@ def warm_start(
     membership: np.ndarray | None = None,
     labels: Labels | None = None,
     ordered: bool = False,
+    spread: bool = True,
     foreseen: Callable[["Start"], None] = lambda _: None,
 ) -> Start:
     """Posterior of ``model`` from counts.
@@ -90,10 +92,13 @@ def warm_start(
         What is known about the components of cells.
     ordered
         The components have an order; else they are sorted, heaviest first.
+    spread
+        Find the best normals of the genes; else their modes and curvatures, Laplace's approximation. Cells are
+        averaged over either way: at their joint mode there are as many numbers as cells, and sizes are biased.
     foreseen
         Called as soon as the shapes of the result are known, with something of these shapes.
     """
-    now = _first(model, counts, summary, priors, given, log_mrna, membership)
+    now = _first(model, counts, summary, priors, given, log_mrna, membership, spread=spread)
     learned = [site for site in model.config.gene_sites if site in LEARNED and site not in given]
     for site in learned:
         columns = np.asarray(now.genes.loc)[:, now.solver.columns[site]]
@@ -112,7 +117,7 @@ def warm_start(
     if len(now.level):
         if model.config.capture:
             grid = node_grid(now.cells, gate=model.config.gate)
-            now.evidence = _project(model, now.evidence, counts, grid, now.cells)
+            now.evidence = project_cells(model, now.evidence, counts, grid, now.cells)
         coupling = now.solver.coupling(now.evidence, now.genes, now.level, now.priors)
     posterior = _assemble(model, now, coupling)
     evidence = evidence_at(model, counts, now.pairs, now.priors, posterior, log_mrna)
@@ -123,7 +128,9 @@ def _family(model: Model):
     return dist.Normal if model.config.unconstrained else dist.LogNormal
 
 
-def _first(model: Model, counts: Counts, summary: Summary, priors, given, log_mrna, membership) -> State:
+def _first(
+    model: Model, counts: Counts, summary: Summary, priors, given, log_mrna, membership, *, spread: bool
+) -> State:
     pairs = summary
     if membership is not None:
         summary = counts.weigh(summary, membership)
@@ -136,7 +143,7 @@ def _first(model: Model, counts: Counts, summary: Summary, priors, given, log_mr
         loc, width = _moments_of_log(priors["nu"], unconstrained=model.config.unconstrained)
         data, prior = 1 / (cells.scale**2 + COMPOSITION), 1 / width**2
         cells = cells._replace(loc=(cells.loc * data + loc * prior) / (data + prior))
-    solver = Genes(model, summary, log_mrna)
+    solver = Genes(model, summary, log_mrna, spread=spread)
     weights = np.zeros(0)
     if model.config.mixture:
         weights = np.asarray(priors["weights"].concentration) + summary.membership.sum(0)
@@ -155,7 +162,7 @@ def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, las
     capture, log_mrna = model.config.capture, now.solver.log_mrna
     if capture:
         grid = node_grid(now.cells, gate=model.config.gate)
-        now.evidence = _project(model, now.evidence, counts, grid, now.cells)
+        now.evidence = project_cells(model, now.evidence, counts, grid, now.cells)
     now.genes, now.level = now.solver.solve(
         now.evidence, now.genes, now.level, now.priors, steps, spread=last, n_search=n_search
     )
@@ -166,7 +173,7 @@ def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, las
     scores = cell_scores(model, points, odds, now.priors, counts, now.summary, grid, log_mrna)
     now.cells = solve_cells(scores, grid, now.cells, now.priors["nu"], unconstrained=model.config.unconstrained)
     if model.n_factors:  # b is set by the total mRNA: what the sum of r misses goes into nu
-        gauge = log_mrna - np.log(_total_r(model, now.solver, now.genes, now.priors))
+        gauge = log_mrna - np.log(total_r(model, now.solver, now.genes, now.priors))
         missed = (np.asarray(odds)[:, 0] - gauge).reshape(model.config.n_batches, -1)[now.summary.batch]
         now.cells = now.cells._replace(loc=now.cells.loc + np.sum(now.summary.membership * missed, 1))
         now.level = gauge[: len(now.level)]
@@ -200,7 +207,7 @@ def _settle(model: Model, counts: Counts, now: State, learned, labels: Labels | 
 def _assign(model: Model, counts: Counts, now: State, membership: np.ndarray) -> None:
     """Put the cells into components as ``membership`` says."""
     now.summary = counts.weigh(now.pairs, membership)
-    now.solver = Genes(model, now.summary, now.solver.log_mrna)
+    now.solver = Genes(model, now.summary, now.solver.log_mrna, spread=now.solver.spread)
     now.evidence = evidence_of(now.summary)
 
 
@@ -217,41 +224,11 @@ def _sort(model: Model, counts: Counts, now: State) -> None:
     _assign(model, counts, now, now.summary.membership[:, order])
 
 
-def evidence_at(
-    model: Model, counts: Counts, summary: Summary, priors: dict, posterior: Posterior, log_mrna: float
-) -> Evidence:
-    """Evidence anchored at a posterior: what the trainer sees, now or when it is resumed from a file.
-
-    With capture and odds that differ between genes (or zero inflation) it holds for nu near the posterior's, and with
-    scales of zero exactly at its nu, up to interpolation; else it is exact everywhere. It has no term that couples a
-    cell's movement with a gene's: right in the mean under a guide in which the two are independent, and not a density
-    to explore by MCMC.
-    """
-    if model.config.mixture:
-        summary = counts.weigh(summary, np.asarray(posterior.responsibilities))
-    evidence = evidence_of(summary)
-    if _exact(model):
-        return evidence
-    cells = Cells(*_log_nu(model, posterior, priors))
-    solver = Genes(model, summary, log_mrna)
-    n = posterior.gene_loc.shape[-1]
-    genes = Maximum(posterior.gene_loc.reshape(-1, n), posterior.gene_tril.reshape(-1, n, n))
-    level = np.zeros(0)
-    if model.n_factors:
-        level = (log_mrna - np.log(_total_r(model, solver, genes, priors)))[: model.n_levels]
-    elif model.n_levels:
-        level = np.asarray(posterior.global_loc) * (-1 if model.config.global_sites == ("phi",) else 1)
-    grid = node_grid(cells, gate=model.config.gate)
-    points = solver.points(genes)
-    scores = cell_scores(model, points, solver.log_odds(level), priors, counts, summary, grid, log_mrna)
-    return anchor(_project(model, evidence, counts, grid, cells), grid, scores, cells)
-
-
 def _outline(model: Model, now: State) -> Start:
     """Something of the shapes of the result."""
     coupling = Coupling(np.zeros((*now.genes.loc.shape, len(now.level))), np.ones(len(now.level)))
     evidence = evidence_of(now.summary)
-    if not _exact(model):
+    if not exact(model):
         n = node_grid(now.cells, gate=model.config.gate).nodes.size
         genes = (now.summary.n_groups, now.summary.n_genes)
         evidence = evidence._replace(
@@ -261,23 +238,6 @@ def _outline(model: Model, now: State) -> Start:
             node_detected=jnp.zeros((*genes, n) if model.config.gate else (0, 0, n)),
         )
     return Start(_assemble(model, now, coupling), evidence, now.priors)
-
-
-def _exact(model: Model) -> bool:
-    """No interpolation: cells are alike, or genes see them through one number."""
-    return not model.config.capture or not (model.config.gate or not model.config.shared_odds)
-
-
-def _total_r(model: Model, solver: Genes, genes: Maximum, priors) -> np.ndarray:
-    """Expected sum of r over genes, shape ``(n_groups,)`` (of the one parameter where batches share it)."""
-    points = solver.points(genes)
-    total = sum(model.gene_values(z, priors)["r"].sum(-1, keepdims=True) for z in points) / len(points)
-    return np.asarray(model.by_group(total))[:, 0]
-
-
-def _project(model: Model, evidence: Evidence, counts: Counts, grid, cells: Cells) -> Evidence:
-    genes = model.config.gate or not model.config.shared_odds
-    return project(evidence, counts, grid, cells, genes=genes, gate=model.config.gate)
 
 
 def _assemble(model: Model, now: State, coupling: Coupling | None) -> Posterior:
@@ -307,16 +267,8 @@ def _assemble(model: Model, now: State, coupling: Coupling | None) -> Posterior:
 def _expected_total(solver: Genes, genes: Maximum, level: np.ndarray, priors) -> tuple[np.ndarray, np.ndarray]:
     """Normal of the coordinate that stands for p in ``standard`` without capture (see Model.untie)."""
     summary, n_batches = solver.summary, solver.model.config.n_batches
-    log_r = np.log(_total_r(solver.model, solver, genes, priors)).reshape(n_batches, -1).mean(1)
+    log_r = np.log(total_r(solver.model, solver, genes, priors)).reshape(n_batches, -1).mean(1)
     total, cells = summary.gene_total.sum(1).reshape(n_batches, -1).sum(1), np.bincount(summary.batch, None, n_batches)
     if len(level) == 1:
         total, cells, log_r = total.sum(keepdims=True), cells.sum(keepdims=True), log_r.mean(keepdims=True)
     return level + log_r, np.sqrt(1 / np.maximum(total, 1) + 1 / (cells * np.exp(log_r)))
-
-
-def _log_nu(model: Model, posterior: Posterior, priors) -> tuple[np.ndarray, np.ndarray]:
-    """Normal of ln nu from that of its coordinate."""
-    transform = model.transform("nu", priors)
-    z = posterior.cell_loc
-    x = transform(z)
-    return np.asarray(jnp.log(x)), np.asarray(posterior.cell_scale * jnp.exp(transform.log_abs_det_jacobian(z, x)) / x)

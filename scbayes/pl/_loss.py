@@ -25,7 +25,10 @@ def loss(
     """Loss of each step above its final level, the means that are compared, and the verdict.
 
     The final level is the mean of the last window of 50 steps. A fit has converged when the means of its last two
-    windows agree: within the band, 1e-3 nats per latent number, or within their own noise.
+    windows agree: within the band, 1e-3 nats per latent number, or within their own noise. The legend says how close to
+    normal the genes' posteriors are: Pareto k-hat of the typical gene, and the share of genes above 0.7, whose
+    intervals are to be taken with care (or found with ``method="nuts"``). For Markov chains, the energy of each draw,
+    one chain after the other.
 
     Parameters
     ----------
@@ -45,11 +48,12 @@ def loss(
     Raises
     ------
     KeyError, ValueError
-        As :func:`scbayes.get.fit`.
+        As :func:`scbayes.get.fit`; ValueError also if no fit is named, or one has no loss (``method="laplace"``).
     """
     import seaborn as sns
 
     fits = [get.fit(adata, name) for name in ([key] if isinstance(key, str) else key)]
+    _check(fits)
     height = 3.2 if len(fits) == 1 else 3 + 0.35 * len(fits)
     given, ax = ax, axes_or_new(ax, (5, height))
     for i, (fit, colour) in enumerate(zip(fits, sns.color_palette("colorblind", len(fits)), strict=True)):
@@ -57,10 +61,8 @@ def loss(
         values = fit.losses - (how["loss"] or 0)  # the mean of the last window; None if no loss there was finite
         n = len(values) // how["window"]
         means = [_mean(part) for part in values[: n * how["window"]].reshape(n, how["window"])]
-        verdict = "converged" if fit.converged else "NOT converged"
         mixture = f", {fit.config.n_components} components" if fit.config.mixture else ""
-        label = f"{fit.key}: {fit.config.model}, {fit.config.parameterization}{mixture}"
-        label += f"\n{verdict}, {how['n_steps']} steps"
+        label = f"{fit.key}: {fit.config.model}, {fit.config.parameterization}{mixture}\n{_verdict(fit)}"
         ax.plot(np.arange(1, len(values) + 1), values, ".", ms=2, color=colour, alpha=0.3, rasterized=True)
         marker, line, face = MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], "white" if i % 2 else colour
         style = {"marker": marker, "ls": line, "ms": 5, "mfc": face, "color": colour, "label": label}
@@ -74,6 +76,23 @@ def loss(
     else:
         ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
     return finish(ax, given, show)
+
+
+def _check(fits: list) -> None:
+    if not fits:
+        msg = "key is an empty list: name a fit"
+        raise ValueError(msg)
+    for fit in fits:
+        if not len(fit.losses):
+            msg = f"the fit {fit.key!r} has no loss to draw: it is Laplace's approximation (method='laplace')"
+            raise ValueError(msg)
+
+
+def _verdict(fit) -> str:
+    how, k_hat = fit.facts["convergence"], fit.facts.get("k_hat")
+    state = "converged" if fit.converged else "NOT converged"
+    normal = f"\nk-hat {k_hat['median']:.2f}, {k_hat['above_0.7']:.1%} of genes above 0.7" if k_hat else ""
+    return f"{state}, {how['n_steps']} {'draws' if fit.facts.get('method') == 'nuts' else 'steps'}{normal}"
 
 
 def _mean(values: np.ndarray) -> float:

@@ -151,18 +151,12 @@ class Fit:
         return value[0] if marginal.axis != "cell" and np.shape(marginal.loc)[0] == 1 else value
 
     def __str__(self) -> str:
-        facts, how = self.facts, self.facts["convergence"]
+        facts = self.facts
         source = "X" if facts["layer"] is None else f"layers[{facts['layer']!r}]"
         batches = (
             "" if facts["batch_key"] is None else f", {self.config.n_batches} batches of obs[{facts['batch_key']!r}]"
         )
         own = "" if not self.config.per_batch else f"; per batch: {', '.join(self.config.per_batch)}"
-        state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
-        rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
-        level = "no finite loss"
-        if how["loss"] is not None:
-            level = f"loss {how['loss_per_entry']:.6f} nats per cell and gene"
-        change = "" if how["drift"] is None else f", last change {how['drift']:.3g} nats"
         lines = [
             f"scbayes fit {self.key!r}: {self.config.model}, {self.config.parameterization}"
             + (f", {self.config.n_components} components" if self.config.mixture else "")
@@ -170,7 +164,7 @@ class Fit:
             + own,
             f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
             f"    here         {len(self.cells)} cells, {len(self.genes)} genes ({int(self.fitted.sum())} fitted)",
-            f"    convergence  {state}, {how['n_steps']} steps{rejected}; {level}{change}",
+            f"    convergence  {_how_it_went(facts)}",
             "    priors       " + ", ".join(f"{name} ~ {_describe(prior)}" for name, prior in facts["priors"].items()),
             "    slots        " + ", ".join(sorted(set(self.slots.values()))),
         ]
@@ -185,6 +179,27 @@ class Fit:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _how_it_went(facts: dict) -> str:
+    """The verdict on the posterior, in words."""
+    how, k_hat = facts["convergence"], facts.get("k_hat")
+    if facts.get("method") == "laplace":
+        return "Laplace's approximation" + ("" if how["converged"] else ", components NOT settled")
+    if facts.get("method") == "nuts":
+        mcmc = facts["mcmc"]
+        r_hat = max(of["r_hat"] for name, of in mcmc["agreement"].items() if name not in ("gene", "cell"))
+        verdict = "chains agree" if how["converged"] else "chains do NOT agree: draw more with n_samples="
+        diverged = f", {mcmc['n_divergent']} diverged" if mcmc["n_divergent"] else ""
+        return f"{verdict}, R-hat {r_hat:.3f}; {how['n_steps']} draws of {mcmc['n_chains']} chains{diverged}"
+    state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
+    rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
+    level = "no finite loss"
+    if how["loss"] is not None:
+        level = f"loss {how['loss_per_entry']:.6f} nats per cell and gene"
+    change = "" if how["drift"] is None else f", last change {how['drift']:.3g} nats"
+    normal = f"; k-hat {k_hat['median']:.2f}, {k_hat['above_0.7']:.1%} of genes above 0.7" if k_hat else ""
+    return f"{state}, {how['n_steps']} steps{rejected}; {level}{change}{normal}"
 
 
 def split_pooled(posterior: Posterior) -> tuple[Posterior, np.ndarray]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from scbayes.models._draws import Draw
 from scbayes.state._fit import Fit
 
 #: Parameters with a value per gene (the last axis), and those with one per cell, in fits with capture.
@@ -29,6 +30,7 @@ def collect_draws(
     *,
     sites: str | Iterable[str] | None = None,
     genes: np.ndarray | None = None,
+    draws: Iterable[Draw] | None = None,
 ) -> dict[str, np.ndarray]:
     """Draws by parameter: float64 ``(n_samples, [n_batches,] [n_components,] n_genes, n_cells or nothing)``.
 
@@ -39,6 +41,8 @@ def collect_draws(
     genes
         Position of the genes to return among those that were fitted on their own; by default all. They do not change
         what is drawn.
+    draws
+        The draws to collect; by default they are made from the fit.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def collect_draws(
         )
         raise ValueError(msg)
     found = {site: np.empty((n_samples, *like[site].shape)) for site in names}
-    for i, draw in enumerate(fit.draws(n_samples, np.random.default_rng(rng))):
+    for i, draw in enumerate(fit.draws(n_samples, np.random.default_rng(rng)) if draws is None else draws):
         for site, values in found.items():
             values[i] = _of(fit, site, draw.sites[site], genes)
     return found

@@ -9,7 +9,9 @@ from scbayes.inference import as_optimizer
 from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
-from scbayes.tl._run import Settings, counts_of, finished, resume_run, start_run
+from scbayes.tl._draw_slots import write_draws
+from scbayes.tl._methods import METHODS, Settings
+from scbayes.tl._run import as_fit, counts_of, resume_run, start_run
 from scbayes.tl._start_components import ComponentSettings, start_components
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def fit(  # noqa: PLR0913
     mask_var: str | None = None,
     batch_key: str | None = None,
     per_batch: tuple[str, ...] | None = None,
+    method: str = "svi",
+    n_samples: int = 1000,
     optimizer: object = None,
     loss: object = None,
     n_steps: int = 2000,
@@ -97,6 +101,14 @@ def fit(  # noqa: PLR0913
     per_batch
         Sampled gene-wise or global parameters that each batch has its own of; default with `batch_key`: the abundance
         (mu, or r in ``standard``). All others are shared.
+    method
+        ``"svi"``: the best normal posterior by stochastic variational inference, then each gene's own moments by
+        importance sampling. ``"laplace"``: the genes' mode and curvature, cells integrated out; the fastest.
+        ``"nuts"``: Markov chains (the no-U-turn sampler) on the density of all counts; draws are kept beside the fit,
+        and its normals have their moments. A gradient costs about the distinct (gene, count) pairs where all genes of a
+        cell share its odds or cells are alike, else the non-zeros. Not for mixtures.
+    n_samples
+        Draws of ``"nuts"``, of two chains together.
     optimizer
         An optax transformation or numpyro optimizer, in units of posterior standard deviations. Default: Adam with
         a step of 0.02 that falls.
@@ -140,6 +152,8 @@ def fit(  # noqa: PLR0913
         `manifest` (JSON: model, priors, inputs, convergence, versions, slots), `loss`, `global`, `rest`, `total`; and,
         if the fit did not converge, what is needed to go on.
 
+    With ``method="nuts"`` also the slots of :func:`scbayes.tl.posterior_samples`, draws in the order of the chains.
+
     Raises
     ------
     TypeError
@@ -166,8 +180,9 @@ def fit(  # noqa: PLR0913
     _check_arguments(n_steps, priors, optimizer, loss)
     components = _components(init, n_init, labels_key, label_trust)
     mixture = _is_mixture(model, n_components, components)
+    _check_method(method, n_samples, mixture=mixture, resume=resume)
     source = stored_source(adata, key_added) if resume else find_counts(adata, layer, mask_var, batch_key)
-    settings = Settings(optimizer, loss, n_steps, stable_update, progress)
+    settings = Settings(method, optimizer, loss, n_steps, n_samples, stable_update, progress)
     with double():
         if resume:
             run = resume_run(adata, key_added, source, settings)
@@ -181,17 +196,16 @@ def fit(  # noqa: PLR0913
                 start = start_components(adata, counts_of(source), n_components, components, seed)
                 config = replace(config, n_components=start.membership.shape[1])
             run = start_run(Model.of(config), source, dict(priors or {}), seed, settings, start)
-        result, unfinished = finished(run, key_added, adata, source)
+        result = as_fit(run, key_added, adata, source)
     out = adata.copy() if copy else adata
     actual(out)
-    slots = write_fit(out, result, unfinished)
+    slots = write_fit(out, result, run.found.unfinished)
+    if run.found.drawn is not None:
+        slots += write_draws(out, result, run.found.drawn.draws(result.law, run.facts["seed"]), len(result.losses))
     _report(logg, clock, result, slots)
-    if run.training.interrupted:
-        raise KeyboardInterrupt(
-            "nothing is stored, since copy=True"
-            if copy
-            else "the fit so far is stored; go on with fit(..., resume=True)"
-        )
+    if run.found.interrupted:
+        goes_on = "; go on with fit(..., resume=True)" if method == "svi" else ""
+        raise KeyboardInterrupt("nothing is stored, since copy=True" if copy else f"the fit so far is stored{goes_on}")
     return out if copy else None
 
 
@@ -222,6 +236,21 @@ def _is_mixture(model: str, n_components: int | None, how: ComponentSettings) ->
         msg = f"both init={how.init!r} and labels_key={how.labels_key!r} say where components start: leave init out"
         raise ValueError(msg)
     return True
+
+
+def _check_method(method: str, n_samples: int, *, mixture: bool, resume: bool) -> None:
+    if method not in METHODS:
+        msg = f"unknown method {method!r}; choose one of {', '.join(METHODS)}"
+        raise ValueError(msg)
+    if method == "nuts" and mixture:
+        msg = "method='nuts' does not mix over the components of a mixture: leave method out, or fit without components"
+        raise ValueError(msg)
+    if resume and method != "svi":
+        msg = f"resume=True goes on with an optimisation, and method={method!r} is none: leave one of them out"
+        raise ValueError(msg)
+    if not isinstance(n_samples, int | np.integer) or n_samples < 10:
+        msg = f"n_samples={n_samples!r}: give a whole number of at least 10"
+        raise ValueError(msg)
 
 
 def _components(init: str, n_init: int, labels_key: str | None, label_trust: float) -> ComponentSettings:
@@ -262,8 +291,10 @@ def _seed(rng: int | np.random.Generator) -> int:
 
 
 def _report(logg, clock, result: Fit, slots: list[str]) -> None:
-    how = result.facts["convergence"]
-    if not how["converged"]:
+    how, mcmc = result.facts["convergence"], result.facts.get("mcmc")
+    if mcmc is not None:
+        _report_chains(logg, result.key, mcmc, converged=how["converged"])
+    elif not how["converged"] and result.facts["method"] == "svi":
         change = "" if how["drift"] is None else f" (last change {how['drift']:.3g} nats)"
         logg.warning(
             f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: "
@@ -274,3 +305,11 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} of {how['n_steps']} steps were not finite and were not taken")
     logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
+
+
+def _report_chains(logg, key: str, mcmc: dict, *, converged: bool) -> None:
+    if not converged:
+        worst = {name: f"{of['r_hat']:.3f}" for name, of in mcmc["agreement"].items()}
+        logg.warning(f"the chains of {key!r} do not agree yet, R-hat {worst}: draw more with n_samples=")
+    if mcmc["n_divergent"]:
+        logg.warning(f"{mcmc['n_divergent']} trajectories of {key!r} diverged: intervals may be too narrow")

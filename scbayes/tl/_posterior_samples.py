@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbayes.state import Fit, axis_of, collect_draws, read_fit
+from scbayes.state import Fit, collect_draws, read_fit
+from scbayes.tl._draw_slots import draw_facts, draw_slots
 from scbayes.tl._reading import read_with_counts
 from scbayes.tl._storing import store
 
@@ -92,10 +93,9 @@ def posterior_samples(
     names = None if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
     found = collect_draws(fit, n_samples, rng, sites=sites, genes=None if names is None else _positions(fit, names))
     size = sum(value.nbytes for value in found.values())
-    facts = {"n_samples": int(n_samples), "rng": int(rng) if np.isscalar(rng) else None}
-    facts["axes"] = {site: axis_of(fit, site) for site in found}
+    facts = draw_facts(fit, found, int(rng) if np.isscalar(rng) else None)
     how = {"fit": fit, "facts": facts, "clock": clock, "copy": copy, "said": f"{size / 1e6:.1f} MB of draws"}
-    return store(adata, "posterior_samples", key_added, _slots(fit, found, names), **how)
+    return store(adata, "posterior_samples", key_added, draw_slots(fit, found, names), **how)
 
 
 def _positions(fit: Fit, names: list[str]) -> np.ndarray:
@@ -106,19 +106,3 @@ def _positions(fit: Fit, names: list[str]) -> np.ndarray:
         msg = f"genes that {fit.key!r} was not fitted to: {missing[:5]}" if missing else "genes is empty"
         raise KeyError(msg)
     return np.array([position[name] for name in names])
-
-
-def _slots(fit: Fit, found: dict[str, np.ndarray], names: list[str] | None) -> dict[tuple[str, str], np.ndarray]:
-    """Draws by slot; those of genes and cells with the gene or cell first, as AnnData has them."""
-    values: dict[tuple[str, str], np.ndarray] = {} if names is None else {("uns", "genes"): np.array(names)}
-    for site, value in found.items():
-        axis = axis_of(fit, site)
-        if axis == "cell":
-            values["obsm", f"samples_{site}"] = np.ascontiguousarray(np.moveaxis(value, -1, 0))
-        elif axis == "global" or names is not None:
-            values["uns", site] = value
-        else:
-            whole = np.full((len(fit.fitted), *value.shape[:-1]), np.nan)
-            whole[fit.fitted] = np.moveaxis(value, -1, 0)
-            values["varm", f"samples_{site}"] = whole
-    return values

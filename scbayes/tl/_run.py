@@ -8,38 +8,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scbayes.counts import Counts, Summary
-from scbayes.inference import TOLERANCE, WINDOW, Progress, Training, as_optimizer, prepare, train
+from scbayes.counts import ClusterCounts, Counts, Summary, cluster_of
+from scbayes.inference import Progress, as_optimizer
+from scbayes.models._at_posterior import evidence_at, exact
 from scbayes.models._components import duplicates
 from scbayes.models._config import ModelConfig
 from scbayes.models._marginals import total_abundance
-from scbayes.models._model import Inputs, Model
-from scbayes.models._posterior import Posterior, moved, no_change
+from scbayes.models._model import Model
+from scbayes.models._posterior import Posterior, no_change
 from scbayes.models._priors import LEARNED, check_priors, default_priors, to_json
-from scbayes.models._warm_start import Start, evidence_at, warm_start
+from scbayes.models._warm_start import Start, warm_start
 from scbayes.state import Fit, Source, read_fit, read_unfinished, split_pooled
+from scbayes.tl._methods import Data, Found, Settings, approximate, compile_ahead, optimise, sample
 from scbayes.tl._start_components import Components
 
 #: Molecules of mRNA per cell where nothing else is said: a mammalian cell's order of magnitude (see docs/models.md).
 TOTAL_MRNA = 2e5
 
 
-class Settings(NamedTuple):
-    """How to optimise; see :func:`scbayes.tl.fit`."""
-
-    optimizer: object
-    loss: object
-    n_steps: int
-    stable_update: bool
-    progress: bool
-
-
 class Run(NamedTuple):
-    """What a run gave: the model, where it started, how training went, and the facts to record."""
+    """What a run gave: the model, where it started, what was found, and the facts to record."""
 
     model: Model
     start: Start
-    training: Training
+    found: Found
     facts: dict
 
 
@@ -48,7 +40,7 @@ def start_run(
 ) -> Run:
     """Fit from the beginning; a mixture from ``components``."""
     counts = counts_of(source)
-    summary = counts.summarise()
+    summary = counts.summarise(keep=counts.streamed and _reads_again(model))
     _check_size(summary, source.where)
     mrna_mean, mrna_sd = _total_mrna(model.config, priors.get("total_mrna"), summary)
     given = check_priors(model.config, {site: prior for site, prior in priors.items() if site != "total_mrna"})
@@ -57,22 +49,11 @@ def start_run(
         ordered = bool(components.names)
         mixed = {"membership": components.membership, "labels": components.labels, "ordered": ordered}
     both = default_priors(model.config) | given
-
-    def compile_ahead(outline: Start) -> None:
-        inputs = _inputs(outline, summary, mrna_mean)
-        prepare(
-            model.program,
-            model.guide,
-            inputs,
-            no_change(outline.posterior),
-            optimizer=settings.optimizer,
-            loss=settings.loss,
-            stable_update=settings.stable_update,
-            key=jax.random.key(seed),
-        )
-
-    log_mrna = np.log(mrna_mean)
-    start = warm_start(model, counts, summary, both, set(given), log_mrna, **mixed, foreseen=compile_ahead)
+    data, log_mrna = Data(counts, summary), np.log(mrna_mean)
+    mixed["spread"] = settings.method != "laplace"
+    if settings.method == "svi":
+        mixed["foreseen"] = lambda outline: compile_ahead(model, outline, data, mrna_mean, seed, settings)
+    start = warm_start(model, counts, summary, both, set(given), log_mrna, **mixed)
     facts = {
         "layer": source.layer,
         "mask_var": source.mask_var,
@@ -89,7 +70,13 @@ def start_run(
     }
     if components is not None:
         facts["components"] = _describe_components(components, start)
-    return _train(model, start, summary, facts, settings)
+    find = {"svi": optimise, "laplace": approximate, "nuts": sample}[settings.method]
+    return _run(model, start, find(model, start, data, facts, settings), facts, settings)
+
+
+def _reads_again(model: Model) -> bool:
+    """Whether a fit passes over the counts more often than for their summary."""
+    return model.config.mixture or not exact(model)
 
 
 def _describe_components(components: Components, start: Start) -> dict:
@@ -110,8 +97,9 @@ def _describe_components(components: Components, start: Start) -> dict:
 
 
 def counts_of(source: Source) -> Counts:
-    """Counts as the models read them."""
-    return Counts(source.x, source.batch, max(len(source.batches), 1), source.mask, source.where)
+    """Counts as the models read them, on a dask cluster if that is where they are."""
+    kind = Counts if cluster_of(source.x) is None else ClusterCounts
+    return kind(source.x, source.batch, max(len(source.batches), 1), source.mask, source.where)
 
 
 def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | None:
@@ -122,7 +110,7 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
         return None
     facts, model = fit.facts, fit.model
     counts = counts_of(source)
-    summary = counts.summarise()
+    summary = counts.summarise(keep=counts.streamed and _reads_again(model))
     if _fingerprint(summary) != facts["data"]:
         msg = (
             f"the counts in {source.where} are not those that {key!r} was fitted on "
@@ -141,29 +129,18 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
     progress = tree.unflatten([jnp.asarray(a, leaf.dtype) for a, leaf in zip(stored, leaves, strict=True)])
     evidence = evidence_at(model, counts, summary, fit.priors, posterior, np.log(facts["total_mrna"]["median"]))
     start = Start(posterior, evidence, fit.priors)
-    return _train(model, start, summary, facts, settings, progress=progress, losses=fit.losses)
+    found = optimise(model, start, Data(counts, summary), facts, settings, progress, fit.losses)
+    return _run(model, start, found, facts, settings)
 
 
-def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.ndarray]]:
-    """The fit that a run gave, and the arrays with which it can go on if it is not done.
-
-    Raises
-    ------
-    FloatingPointError
-        If the posterior is not finite.
-    """
-    posterior = Posterior(*[np.asarray(part) for part in moved(run.start.posterior, run.training.params)])
-    if not all(np.isfinite(part).all() for part in posterior):
-        msg = "the optimisation ran to values that are not finite: use a smaller step (and keep stable_update=True)"
-        raise FloatingPointError(msg)
-    unfinished = []
-    if not run.training.converged:
-        unfinished = [np.asarray(leaf) for leaf in jax.tree.leaves((run.start.posterior, run.training.progress))]
+def as_fit(run: Run, key: str, adata, source: Source) -> Fit:
+    """The fit that a run gave."""
+    posterior = run.found.posterior
     total = total_abundance(run.model.config, posterior)
     rest = np.zeros((*posterior.gene_loc.shape[:-2], posterior.gene_loc.shape[-1], 0))
     if source.mask is not None:  # the pooled gene comes last
         posterior, rest = split_pooled(posterior)
-    fit = Fit(
+    return Fit(
         key=key,
         config=run.model.config,
         priors=run.start.priors,
@@ -175,58 +152,15 @@ def finished(run: Run, key: str, adata, source: Source) -> tuple[Fit, list[np.nd
         fitted=np.ones(adata.n_vars, bool) if source.mask is None else source.mask,
         rest=rest,
         batch=source.batch,
-        losses=run.training.losses,
+        losses=run.found.losses,
         facts=run.facts,
     )
-    return fit, unfinished
 
 
-def _train(
-    model: Model, start: Start, summary: Summary, facts: dict, settings: Settings, progress=None, losses=None
-) -> Run:
-    inputs = _inputs(start, summary, facts["total_mrna"]["median"])
-    n_latent = start.posterior.gene_loc.size + start.posterior.global_loc.size + start.posterior.cell_loc.size
-    training = train(
-        model.program,
-        model.guide,
-        inputs,
-        no_change(start.posterior),
-        optimizer=settings.optimizer,
-        loss=settings.loss,
-        n_steps=settings.n_steps,
-        n_latent=n_latent,
-        key=jax.random.key(facts["seed"]),
-        stable_update=settings.stable_update,
-        progress=progress,
-        losses=losses,
-        show=settings.progress,
-    )
-    last = training.losses[-WINDOW:]
-    level = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else None
-    entries = summary.n_cells * summary.n_genes
-    facts = facts | {
-        "convergence": {
-            "converged": training.converged,
-            "interrupted": training.interrupted,
-            "n_steps": len(training.losses),
-            "n_rejected": training.n_rejected,
-            "drift": training.drift if np.isfinite(training.drift) else None,
-            "n_latent": int(n_latent),
-            "window": WINDOW,
-            "tolerance": TOLERANCE * n_latent,
-            "loss": level,
-            "loss_per_entry": None if level is None else level / entries,
-        },
-        "optimizer": _optimizer_name(settings),
-        "versions": {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")},
-    }
-    return Run(model, start, training, facts)
-
-
-def _inputs(start: Start, summary: Summary, mrna: float) -> Inputs:
-    """What program and guide are given."""
-    log_mrna, batch = jnp.asarray(np.log(mrna)), jnp.asarray(summary.batch)
-    return Inputs(start.evidence, start.priors, log_mrna, batch, start.posterior)
+def _run(model: Model, start: Start, found: Found, facts: dict, settings: Settings) -> Run:
+    versions = {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")}
+    how = {"method": settings.method, "optimizer": _optimizer_name(settings), "versions": versions}
+    return Run(model, start, found, facts | found.facts | how)
 
 
 def _optimizer_name(settings: Settings) -> str:

@@ -78,9 +78,10 @@ def setting(model: str, parameterization: str, x):
 
     from scbayes.counts import Counts
     from scbayes.models import Model, ModelConfig
+    from scbayes.models._at_posterior import evidence_at
     from scbayes.models._model import Inputs
     from scbayes.models._priors import default_priors
-    from scbayes.models._warm_start import evidence_at, warm_start
+    from scbayes.models._warm_start import warm_start
 
     made = Model.of(ModelConfig(model, parameterization))
     counts = Counts(x)
