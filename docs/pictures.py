@@ -29,6 +29,9 @@ PICTURES = [
     "sb.pl.choose_components(adata)",
     "sb.pl.compare(adata)",
     "sb.pl.compare(adata, by='gene')",
+    "sb.pl.calibration(adata)",
+    "sb.pl.calibration(adata, 'mix')",
+    "sb.pl.calibration(adata, 'mix', bin='high')",
     "sb.pl.assignments(adata, 'mix')",
     "sb.pl.assignments(adata, 'mix', groupby='cell_type')",
     "sb.pl.assignments(adata, 'typed', groupby='cell_type')",
@@ -90,6 +93,7 @@ def prepared():
     sb.tl.choose_components(adata, (1, 2, 4, 8), **quiet)
     sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, n_cells=700, **quiet)
     for key in ("sb", "mix"):
+        sb.tl.calibrate(adata, key, n_simulations=4, max_cells=500, max_genes=300, **quiet)
         sb.tl.predict(adata, key, n_samples=50, genes=GENES, **quiet)
         sb.tl.residuals(adata, key, genes=GENES)
     for key in ("sb", "mix", "typed"):

@@ -97,6 +97,7 @@ def assert_same(found: dict, expected: dict) -> None:
 IN_PLACE = {
     "pp.prepare_counts": {"n_top_genes": 10, "min_cells": 3},
     "tl.fit": {"progress": False, "key_added": "new"},
+    "tl.calibrate": {"n_simulations": 2, "progress": False},
     "tl.choose_components": {"candidates": (1, 2), "progress": False},
     "tl.posterior_samples": {"n_samples": 3},
     "tl.predict": {"n_samples": 3, "genes": ["gene1", "gene2"], "progress": False},

@@ -1,6 +1,7 @@
 """Read results back from AnnData."""
 
 from scbayes.get._assignments import assignments
+from scbayes.get._calibration import calibration
 from scbayes.get._choose_components import choose_components
 from scbayes.get._comparison import comparison
 from scbayes.get._component import component
@@ -18,6 +19,7 @@ from scbayes.get._samples import samples
 
 __all__ = [
     "assignments",
+    "calibration",
     "choose_components",
     "comparison",
     "component",

@@ -1,6 +1,7 @@
 """Pictures of what is in AnnData already: each takes `ax` and returns it."""
 
 from scbayes.pl._assignments import assignments
+from scbayes.pl._calibration import calibration
 from scbayes.pl._choose_components import choose_components
 from scbayes.pl._compare import compare
 from scbayes.pl._composition import composition
@@ -9,4 +10,14 @@ from scbayes.pl._loss import loss
 from scbayes.pl._ppc import ppc
 from scbayes.pl._residuals import residuals
 
-__all__ = ["assignments", "choose_components", "compare", "composition", "entropy", "loss", "ppc", "residuals"]
+__all__ = [
+    "assignments",
+    "calibration",
+    "choose_components",
+    "compare",
+    "composition",
+    "entropy",
+    "loss",
+    "ppc",
+    "residuals",
+]

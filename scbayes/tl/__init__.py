@@ -1,6 +1,7 @@
 """Tools: what is computed and written into AnnData."""
 
 from scbayes.tl._assign import assign
+from scbayes.tl._calibrate import calibrate
 from scbayes.tl._choose_components import choose_components
 from scbayes.tl._compare import compare
 from scbayes.tl._entropy import entropy
@@ -14,6 +15,7 @@ from scbayes.tl._residuals import residuals
 
 __all__ = [
     "assign",
+    "calibrate",
     "choose_components",
     "compare",
     "entropy",
