@@ -5,7 +5,7 @@ For size :math:`r_g`, the likelihood of the negative binomial family reads the c
 :math:`U_c`. Summaries of blocks of cells add up exactly: everything here is an integer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class Summary:
         Number of cells with this count in this gene, int64; where cells are weighted, the sum of weights, float64.
     membership
         Weights of each cell in the components of a mixture, float64 ``(n_cells, n_components)``; rows are then
-        ``(batch * n_components + component) * n_genes + gene``. One component that has all cells if not given.
+        ``(batch * n_components + component) * n_genes + gene``. One component that has all cells if not given. Of cells
+        that stand for others (:meth:`alike`), their number.
     """
 
     n_genes: int
@@ -56,8 +57,28 @@ class Summary:
 
     @property
     def n_cells(self) -> int:
-        """Number of cells."""
+        """Number of cells, those that are alike counted once."""
         return len(self.batch)
+
+    @property
+    def weight(self) -> np.ndarray:
+        """How many cells each stands for, float64, shape ``(n_cells,)``."""
+        return self.membership.sum(1)
+
+    def alike(self, most: int) -> tuple["Summary", np.ndarray]:
+        """The summary with cells of equal batch and total put together, at most ``most`` of them into one.
+
+        Returns it, with the number of cells behind each as its weight, and which of these each cell is.
+        """
+        key = self.batch * (self.cell_total.max(initial=0) + 1) + self.cell_total
+        order = np.argsort(key, kind="stable")
+        place = np.arange(self.n_cells) - np.searchsorted(key[order], key[order])  # among its like
+        starts = place % most == 0
+        index = np.empty(self.n_cells, np.int64)
+        index[order] = np.cumsum(starts) - 1
+        first = order[starts]
+        cells = {name: getattr(self, name)[first] for name in ("batch", "cell_total", "cell_detected")}
+        return replace(self, **cells, membership=np.bincount(index)[:, None].astype(float)), index
 
     @property
     def n_components(self) -> int:

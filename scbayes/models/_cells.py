@@ -45,8 +45,8 @@ def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *
     genes
         Also project counts (and, with ``gate``, detections): needed where odds differ between genes or zeros count.
     """
-    weights = np.empty((counts.n_cells, len(grid.nodes)))
-    for start in range(0, counts.n_cells, ROWS):
+    weights = np.empty((len(cells.loc), len(grid.nodes)))
+    for start in range(0, len(weights), ROWS):
         loc, scale = (part[start : start + ROWS] for part in cells)
         weights[start : start + ROWS] = sum(w * grid.basis(loc + at * scale) for at, w in HERMITE) @ grid.transform
     cell_total, membership = np.asarray(evidence.cell_total), np.asarray(evidence.membership)
@@ -55,11 +55,11 @@ def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *
         node_counts, detected = (_by_group(parts) for parts in zip(*found, strict=True))
     else:  # only the sum over genes matters: spread it evenly
         share = membership * (cell_total / counts.n_genes)[:, None]
-        node_counts = _sum_over_groups(weights, counts, share)[:, None]
+        node_counts = _sum_over_groups(weights, evidence, share)[:, None]
         detected = np.zeros((0, 0, 0))
     return evidence._replace(
         nodes=jnp.tile(jnp.asarray(grid.nodes), (counts.n_batches * membership.shape[1], 1)),
-        node_cells=jnp.asarray(_sum_over_groups(weights, counts, membership)),
+        node_cells=jnp.asarray(_sum_over_groups(weights, evidence, membership)),
         node_counts=jnp.asarray(node_counts),
         node_detected=jnp.asarray(detected),
     )
@@ -70,11 +70,12 @@ def _by_group(parts: list[np.ndarray]) -> np.ndarray:
     return np.stack(parts, 1).reshape(len(parts) * len(parts[0]), *parts[0].shape[1:])
 
 
-def _sum_over_groups(value: np.ndarray, counts: Counts, membership: np.ndarray) -> np.ndarray:
+def _sum_over_groups(value: np.ndarray, evidence: Evidence, membership: np.ndarray) -> np.ndarray:
     """Sum of ``value`` (n_cells, n) over the cells of each group: ``(n_groups, n)``."""
-    if counts.n_batches == 1:
+    if evidence.n_batches == 1:
         return membership.T @ value
-    here = [counts.batch == b for b in range(counts.n_batches)]
+    batch = np.asarray(evidence.batch)
+    here = [batch == b for b in range(evidence.n_batches)]
     return np.concatenate([membership[cells].T @ value[cells] for cells in here])
 
 

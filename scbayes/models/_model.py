@@ -1,5 +1,7 @@
 """A model: its parameters, its NumPyro program, and its guide."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,6 +35,8 @@ class Inputs(NamedTuple):
         Batch of each cell, ``(n_cells,)``.
     start
         Posterior to start from; its shapes give the number of genes.
+    weight
+        How many cells each stands for, ``(n_cells,)``; None: one.
     """
 
     counts: object
@@ -40,6 +44,7 @@ class Inputs(NamedTuple):
     log_mrna: Array
     batch: Array
     start: Posterior
+    weight: Array | None = None
 
 
 class Model:
@@ -171,6 +176,10 @@ class Model:
             if self.config.unconstrained:
                 prior = dist.TransformedDistribution(prior, self.transform(site, inputs.priors))
             shape = self.shape(site, inputs)
+            if site in self.config.cell_sites:
+                with _cells(inputs):
+                    values[site] = numpyro.sample(site, prior)
+                continue
             values[site] = numpyro.sample(site, prior.expand(shape).to_event(len(shape)))
         likelihood = self.likelihood(values, inputs.log_mrna, inputs.batch)
         if isinstance(inputs.counts, Evidence):  # NumPyro observes arrays only; weights are found with memberships
@@ -185,25 +194,32 @@ class Model:
         """NumPyro guide: normal on log and logit coordinates, genes coupled where the cells couple them."""
         change = {name: numpyro.param(name, value) for name, value in no_change(inputs.start).items()}
         posterior = moved(inputs.start, change)
-        self.sample_posterior(posterior, inputs.priors, detached=True)
+        self.sample_posterior(posterior, inputs, detached=True)
         if self.config.mixture and not isinstance(inputs.counts, Evidence):
             numpyro.sample("weights", dist.Dirichlet(posterior.weights))
 
-    def sample_posterior(self, posterior: Posterior, priors, *, detached: bool = False) -> None:
+    def sample_posterior(self, posterior: Posterior, inputs: Inputs, *, detached: bool = False) -> None:
         """Sample statements of the posterior, one per parameter."""
-        shape = posterior.gene_loc.shape
+        priors, shape = inputs.priors, posterior.gene_loc.shape
         n = shape[-1]
         parts = (posterior.gene_loc.reshape(-1, n), posterior.gene_tril.reshape(-1, n, n))
         gene = CoupledNormal(*parts, posterior.gene_factor.reshape(len(parts[0]), n, -1), detached=detached)
-        drawn = [_auxiliary("_gene", gene).reshape(shape)]
-        for name in ("global", "cell"):
-            loc, scale = getattr(posterior, f"{name}_loc"), getattr(posterior, f"{name}_scale")
-            drawn.append(_auxiliary(f"_{name}", _Normal(loc, scale, detached=detached)) if loc.size else loc)
-        for site, z in self.untie(self.split(*drawn)).items():
+        glob, cell = posterior.global_loc, posterior.cell_loc
+        gene = _auxiliary("_gene", gene).reshape(shape)
+        if glob.size:
+            glob = _auxiliary("_global", _Normal(glob, posterior.global_scale, detached=detached).to_event(1))
+        if cell.size:
+            with _cells(inputs):
+                cell = _auxiliary("_cell", _Normal(cell, posterior.cell_scale, detached=detached))
+        for site, z in self.untie(self.split(gene, glob, cell)).items():
             transform = self.transform(site, priors)
             value = transform(z)
-            density = -transform.log_abs_det_jacobian(z, value).sum()
-            numpyro.sample(site, dist.Delta(value, density, event_dim=value.ndim))
+            density = -transform.log_abs_det_jacobian(z, value)
+            if site in self.config.cell_sites:
+                with _cells(inputs):
+                    numpyro.sample(site, dist.Delta(value, density))
+                continue
+            numpyro.sample(site, dist.Delta(value, density.sum(), event_dim=value.ndim))
 
     def untie(self, z: dict[str, Array]) -> dict[str, Array]:
         """Coordinates of the parameters from those of the posterior.
@@ -263,4 +279,12 @@ class _Normal(dist.Normal):
 
 
 def _auxiliary(name: str, fn: dist.Distribution) -> Array:
-    return numpyro.sample(name, fn.to_event(1) if fn.event_dim == 0 else fn, infer={"is_auxiliary": True})
+    return numpyro.sample(name, fn, infer={"is_auxiliary": True})
+
+
+@contextmanager
+def _cells(inputs: Inputs) -> Iterator[None]:
+    """Statements of one parameter per cell; cells that stand for others count for them, too."""
+    weight = 1.0 if inputs.weight is None else inputs.weight
+    with numpyro.plate("cells", inputs.batch.shape[0]), numpyro.handlers.scale(scale=weight):
+        yield

@@ -97,6 +97,6 @@ def _put(
         odds = np.asarray(at.solver.log_odds(level))[:, 0]
         missed = (odds - implied).reshape(config.n_batches, -1)[at.summary.batch]
         loc, scale = log_nu(model, posterior, priors)
-        loc = loc + np.sum(at.summary.membership * missed, 1)
+        loc = loc + np.sum(at.summary.membership * missed, 1) / at.summary.weight
         found["cell_loc"], found["cell_scale"] = as_coordinate(model, loc, scale, priors)
     return posterior._replace(**found)

@@ -137,8 +137,10 @@ def _first(
     total = summary.cell_total.astype(float)
     cells = Cells(np.log(np.maximum(total, 0.5)) - log_mrna, 1 / np.sqrt(total + 1.0))
     if model.config.capture and "nu" not in given:  # wide, so that only empty cells feel it
-        seen = cells.loc[total > 0]
-        priors = priors | {"nu": _family(model)(float(seen.mean()), float(max(1.0, 2 * seen.std())))}
+        seen = total > 0
+        centre = np.average(cells.loc[seen], weights=summary.weight[seen])
+        width = np.sqrt(np.average((cells.loc[seen] - centre) ** 2, weights=summary.weight[seen]))
+        priors = priors | {"nu": _family(model)(float(centre), float(max(1.0, 2 * width)))}
     elif model.config.capture:  # totals differ by composition too: meet a narrow prior half way
         loc, width = _moments_of_log(priors["nu"], unconstrained=model.config.unconstrained)
         data, prior = 1 / (cells.scale**2 + COMPOSITION), 1 / width**2
@@ -175,7 +177,8 @@ def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, las
     if model.n_factors:  # b is set by the total mRNA: what the sum of r misses goes into nu
         gauge = log_mrna - np.log(total_r(model, now.solver, now.genes, now.priors))
         missed = (np.asarray(odds)[:, 0] - gauge).reshape(model.config.n_batches, -1)[now.summary.batch]
-        now.cells = now.cells._replace(loc=now.cells.loc + np.sum(now.summary.membership * missed, 1))
+        missed = np.sum(now.summary.membership * missed, 1) / now.summary.weight
+        now.cells = now.cells._replace(loc=now.cells.loc + missed)
         now.level = gauge[: len(now.level)]
 
 

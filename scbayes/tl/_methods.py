@@ -19,6 +19,8 @@ from scbayes.models._warm_start import Start
 from scbayes.models._whitened import Energy, Target, n_coordinates, whiten
 
 METHODS = ("svi", "laplace", "nuts")
+#: Cells up to this number are each on their own.
+ENOUGH = 200_000
 #: Markov chains, and what they take to find their step size.
 N_CHAINS, N_WARMUP = 2, 200
 #: Bytes of draws that are refused.
@@ -40,10 +42,39 @@ class Settings(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Counts and their summary."""
+    """Counts and their summary.
+
+    Attributes
+    ----------
+    stands_for
+        Which cell of the summary each cell is, where cells that are alike are one; else None.
+    """
 
     counts: Counts
     summary: Summary
+    stands_for: np.ndarray | None = None
+
+    def of_all(self, posterior: Posterior) -> Posterior:
+        """The posterior with all cells."""
+        if self.stands_for is None:
+            return posterior
+        cells = {name: getattr(posterior, name)[self.stands_for] for name in ("cell_loc", "cell_scale")}
+        return posterior._replace(**cells)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.summary.n_cells if self.stands_for is None else len(self.stands_for)
+
+
+def alike(model: Model, data: Data, settings: Settings) -> Data:
+    """The data with cells of equal batch and total put together, if there are many and the model sees them alike.
+
+    Some are kept apart: those together share the noise of stochastic optimisation.
+    """
+    most = -(-data.summary.n_cells // ENOUGH)
+    seen = settings.method != "nuts" and not model.config.mixture and model.config.capture and exact(model)
+    return Data(data.counts, *data.summary.alike(most)) if seen and most > 1 else data
 
 
 class Found(NamedTuple):
@@ -93,7 +124,7 @@ def optimise(
     losses: np.ndarray | None = None,
 ) -> Found:
     """Variational inference from ``start``, then the genes' own moments."""
-    mrna, n_latent = facts["total_mrna"]["median"], n_coordinates(start.posterior)
+    mrna, n_latent = facts["total_mrna"]["median"], _n_latent(start.posterior, data)
     training = train(
         model.program,
         model.guide,
@@ -113,7 +144,7 @@ def optimise(
     unfinished = ()
     if not training.converged:
         unfinished = tuple(np.asarray(leaf) for leaf in jax.tree.leaves((start.posterior, training.progress)))
-    refined = refine(model, *data, start.priors, posterior, np.log(mrna))
+    refined = refine(model, data.counts, data.summary, start.priors, posterior, np.log(mrna))
     how = {
         "converged": training.converged,
         "interrupted": training.interrupted,
@@ -125,18 +156,18 @@ def optimise(
     }
     more = {"convergence": how | _level(training.losses, data, n_latent), "k_hat": _describe_k_hat(refined.k_hat)}
     found = at_total(model, refined.posterior, start.priors, np.log(mrna), data.summary.batch)
-    return Found(finite(found), training.losses, more, unfinished, training.interrupted)
+    return Found(data.of_all(finite(found)), training.losses, more, unfinished, training.interrupted)
 
 
 def approximate(model: Model, start: Start, data: Data, facts: dict, settings: Settings) -> Found:
     """Laplace's approximation, which ``start`` is."""
-    n_latent = n_coordinates(start.posterior)
+    n_latent = _n_latent(start.posterior, data)
     how = {"converged": start.settled, "interrupted": False, "n_steps": 0, "n_rejected": 0, "drift": None}
     how |= {"window": WINDOW, "tolerance": TOLERANCE * n_latent}
     losses = np.zeros(0)
     log_mrna = np.log(facts["total_mrna"]["median"])
     found = at_total(model, start.posterior, start.priors, log_mrna, data.summary.batch)
-    return Found(finite(found), losses, {"convergence": how | _level(losses, data, n_latent)})
+    return Found(data.of_all(finite(found)), losses, {"convergence": how | _level(losses, data, n_latent)})
 
 
 def sample(model: Model, start: Start, data: Data, facts: dict, settings: Settings) -> Found:
@@ -150,7 +181,7 @@ def sample(model: Model, start: Start, data: Data, facts: dict, settings: Settin
         )
         raise ValueError(msg)
     if not exact(model):
-        at = view(model, *data, start.priors, posterior, log_mrna)
+        at = view(model, data.counts, data.summary, start.priors, posterior, log_mrna)
         counts = moving_cells(at.evidence, data.counts, at.cells, gate=model.config.gate)
     whitening = whiten(model, posterior, start.priors, data.summary.batch)
     target = Target(counts, start.priors, jnp.asarray(log_mrna), whitening)
@@ -188,7 +219,8 @@ def sample(model: Model, start: Start, data: Data, facts: dict, settings: Settin
 def inputs_of(start: Start, data: Data, mrna: float) -> Inputs:
     """What program and guide are given."""
     log_mrna, batch = jnp.asarray(np.log(mrna)), jnp.asarray(data.summary.batch)
-    return Inputs(start.evidence, start.priors, log_mrna, batch, start.posterior)
+    weight = None if data.stands_for is None else jnp.asarray(data.summary.weight)
+    return Inputs(start.evidence, start.priors, log_mrna, batch, start.posterior, weight)
 
 
 def finite(posterior: Posterior) -> Posterior:
@@ -200,11 +232,16 @@ def finite(posterior: Posterior) -> Posterior:
     return posterior
 
 
+def _n_latent(posterior: Posterior, data: Data) -> int:
+    """Number of latent numbers, of all cells."""
+    return n_coordinates(posterior) - len(posterior.cell_loc) + (data.n_cells if len(posterior.cell_loc) else 0)
+
+
 def _level(losses: np.ndarray, data: Data, n_latent: int) -> dict:
     """Mean loss of the last window, and sizes to compare it with."""
     last = losses[-WINDOW:][np.isfinite(losses[-WINDOW:])]
     level = float(last.mean()) if last.size else None
-    entries = data.summary.n_cells * data.summary.n_genes
+    entries = data.n_cells * data.summary.n_genes
     return {"loss": level, "loss_per_entry": None if level is None else level / entries, "n_latent": int(n_latent)}
 
 

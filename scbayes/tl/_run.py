@@ -19,7 +19,7 @@ from scbayes.models._posterior import Posterior, no_change
 from scbayes.models._priors import LEARNED, check_priors, default_priors, to_json
 from scbayes.models._warm_start import Start, warm_start
 from scbayes.state import Fit, Source, read_fit, read_unfinished, split_pooled
-from scbayes.tl._methods import Data, Found, Settings, approximate, compile_ahead, optimise, sample
+from scbayes.tl._methods import Data, Found, Settings, alike, approximate, compile_ahead, optimise, sample
 from scbayes.tl._start_components import Components
 
 #: Molecules of mRNA per cell where nothing else is said: a mammalian cell's order of magnitude (see docs/models.md).
@@ -49,11 +49,11 @@ def start_run(
         ordered = bool(components.names)
         mixed = {"membership": components.membership, "labels": components.labels, "ordered": ordered}
     both = default_priors(model.config) | given
-    data, log_mrna = Data(counts, summary), np.log(mrna_mean)
+    data, log_mrna = alike(model, Data(counts, summary), settings), np.log(mrna_mean)
     mixed["spread"] = settings.method != "laplace"
     if settings.method == "svi":
         mixed["foreseen"] = lambda outline: compile_ahead(model, outline, data, mrna_mean, seed, settings)
-    start = warm_start(model, counts, summary, both, set(given), log_mrna, **mixed)
+    start = warm_start(model, counts, data.summary, both, set(given), log_mrna, **mixed)
     facts = {
         "layer": source.layer,
         "mask_var": source.mask_var,
@@ -127,9 +127,9 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
         msg = f"{key!r} was optimised with another optimizer than the one given (or with the default): pass the same"
         raise ValueError(msg)
     progress = tree.unflatten([jnp.asarray(a, leaf.dtype) for a, leaf in zip(stored, leaves, strict=True)])
-    evidence = evidence_at(model, counts, summary, fit.priors, posterior, np.log(facts["total_mrna"]["median"]))
-    start = Start(posterior, evidence, fit.priors)
-    found = optimise(model, start, Data(counts, summary), facts, settings, progress, fit.losses)
+    data, log_mrna = alike(model, Data(counts, summary), settings), np.log(facts["total_mrna"]["median"])
+    start = Start(posterior, evidence_at(model, counts, data.summary, fit.priors, posterior, log_mrna), fit.priors)
+    found = optimise(model, start, data, facts, settings, progress, fit.losses)
     return _run(model, start, found, facts, settings)
 
 

@@ -38,8 +38,9 @@ def report(args: argparse.Namespace, **tables: list[dict]) -> None:
         for line in [columns, ["-" * w for w in width], *body]:
             print("| " + " | ".join(text.ljust(w) for text, w in zip(line, width, strict=True)) + " |")
     if args.json:
-        settings = {key: str(value) for key, value in vars(args).items()}
+        settings = {key: str(value) for key, value in vars(args).items() if key != "json"}
         facts = {"date": str(date.today()), "cores": os.cpu_count(), "machine": platform.platform()}
+        facts["load"] = os.getloadavg()[1]  # of the last five minutes: more than the cores, and seconds are too long
         args.json.write_text(json.dumps(facts | {"settings": settings} | tables, indent=2, default=float) + "\n")
 
 

@@ -82,7 +82,7 @@ def score(model, posterior, inputs, args) -> np.ndarray:
     def run(keys, posterior, inputs):
         def one(key):
             def guide():
-                return model.sample_posterior(posterior, inputs.priors)
+                return model.sample_posterior(posterior, inputs)
 
             drawn = trace(seed(guide, key)).get_trace()
             values = {name: site["value"] for name, site in drawn.items() if site["type"] == "sample"}
@@ -126,7 +126,7 @@ def dense_svi(model, inputs, step_size: float, args):
         raw = numpyro.param("gene_tril", start.gene_tril)
         diagonal = jnp.exp(jnp.diagonal(raw, axis1=1, axis2=2))[:, :, None] * jnp.eye(len(gene))
         posterior = type(start)(**param, gene_tril=jnp.tril(raw, -1) + diagonal)
-        model.sample_posterior(posterior, inputs.priors)
+        model.sample_posterior(posterior, inputs)
         return posterior
 
     hold = int(0.4 * args.steps)

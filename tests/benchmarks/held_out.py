@@ -1,141 +1,115 @@
-"""Which parameterization predicts counts best: log density of held-out molecules on real data.
+"""Which model predicts counts best: log density of held-out molecules of real data, and what it took.
 
-Every count is split by binomial thinning: each molecule goes to training with probability 0.8, else to the test, so
-that test means are a quarter of training means. Models are fitted to the training counts, and each entry (cell, gene)
-of the test counts is scored in two ways:
+Every count is split by binomial thinning: each molecule goes to training with probability 0.8, else to the test.
+Models are fitted to the training counts, and score each cell's test counts given its training counts, jointly, with
+all integrated out that is the cell's own: its component, its nu, and the gamma rates of its genes; SCVI's latent z by
+importance sampling. `_predictive_density.py` and `_scvi.py` have the formulas. Figures are nats per test molecule,
+zeros included; higher is better.
 
-* `counts`: given all that training saw, the entry's own training count u too. The entry's rate is then Gamma(u + r_g),
-  so the test count is NB(size u + r_g, odds o_cg / (4 (1 + o_cg))); a gate is shut with the probability that it is,
-  given u. This is the predictive density proper, and the one to choose by.
-* `parameters`: under the model's own distribution at the fitted parameters, NB(r_g, mean m_cg / 4), gated where the
-  model has gates, as if the entry were new.
-
-Figures are the sum over all entries, zeros too, divided by the number of test molecules: nats per held-out count.
-Parameters are the posterior means of mu, nu, odds and gate, and the median of r. `Poisson` is the cell's total times
-the gene's share, each with half a molecule added. Densities are computed in blocks of cells.
+Each fit has a process of its own, from a cold start: seconds are those of the fit, with compilation and without
+scoring. SCVI runs in an environment of its own (`--install` makes it), with its defaults but for one thread
+(`--scvi-threads`; two are slower where the machine does anything else) and the minutes that it is given; it is scored
+on the way, and its seconds exclude that.
 """
 
-import time
+import json
+import sys
+import tempfile
+from argparse import SUPPRESS
+from pathlib import Path
 
 import numpy as np
 from _common import data_file, parser, report
-from scipy.special import gammaln, xlog1py, xlogy
+from _predictive_density import of_fit, of_poisson
+from _process import Work, alone, scvi_environment, updated
+from _thinning import nats_per_count, thin
+from scipy import sparse
 
-SETS = ("kang_ifnb", "pancreas", "pbmc_facs", "neurons10k_1kgenes")
-FITS = tuple(("nbvcp", p) for p in ("standard", "linked", "odds_ratio", "mean_disp"))
-FITS += (("zinbvcp", "standard"), ("zinbvcp", "mean_disp"), ("zinb", "mean_disp"))
-TRAIN = 0.8
+SETS = ("pancreas", "pbmc_facs", "kang_ifnb")
+MODELS = ("nbdm", "zinb", "nbvcp", "zinbvcp", "nbvcp_mix")
+FITS = tuple(f"{model} {parameterization}" for model in MODELS for parameterization in ("standard", "mean_disp"))
 
 
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--data", nargs="+", default=list(SETS), help="names in SCBAYES_DATA, or pancreas (shipped)")
-    cli.add_argument("--seeds", type=int, default=1)
-    cli.add_argument("--fits", nargs="+", default=[f"{m} {p}" for m, p in FITS], help='such as "nbvcp mean_disp"')
+    cli.add_argument("--fits", nargs="*", default=list(FITS), help='such as "nbvcp mean_disp"')
+    cli.add_argument("--components", type=int, default=10, help="of mixtures")
+    cli.add_argument("--seed", type=int, default=0, help="of the split")
+    cli.add_argument("--scvi-minutes", type=float, default=5, help="for each data set; 0: leave SCVI out")
+    cli.add_argument("--scvi-threads", type=int, default=1)
+    cli.add_argument("--install", action="store_true", help="make SCVI's environment if it is not there")
+    cli.add_argument("--update", action="store_true", help="keep other rows of --json")
+    cli.add_argument("--child", nargs=2, help=SUPPRESS)
     args = cli.parse_args()
-    rows = []
+    if args.child:
+        sys.stdout.write(json.dumps(child(*args.child, args.components)) + "\n")
+        return
+    python = scvi_environment(install=args.install) if args.scvi_minutes else None
+    fits, curve = [], []
     for name in args.data:
-        for seed in range(args.seeds):
-            rows += data_set(name, seed, [tuple(fit.split()) for fit in args.fits])
-    tables = {f"held_out_given_{given}": wide(rows, given) for given in ("counts", "parameters")}
-    report(args, **tables, fits=rows)
+        with tempfile.TemporaryDirectory() as folder:
+            rows, points = data_set(name, Path(folder), python, args)
+        fits += rows
+        curve += points
+    fits = updated(args, "fits", fits, "data", "fit")
+    report(args, held_out=wide(fits), fits=fits, scvi_curve=updated(args, "scvi_curve", curve, "data"))
 
 
-def wide(rows: list[dict], given: str) -> list[dict]:
-    """One row per data set and seed, one column per fit."""
+def wide(rows: list[dict]) -> list[dict]:
+    """One row per model; density and seconds of each data set."""
     result = {}
     for row in rows:
-        key = (row["data"], row["seed"])
-        result.setdefault(key, {"data": row["data"], "seed": row["seed"]})[row["fit"]] = row[given]
+        line = result.setdefault(row["fit"], {"fit": row["fit"]})
+        line |= {row["data"]: row["density"]} | ({f"{row['data']} s": row["seconds"]} if "seconds" in row else {})
     return list(result.values())
 
 
-def data_set(name: str, seed: int, fits: list[tuple[str, str]]) -> list[dict]:
+def data_set(name: str, folder: Path, python: Path | None, args) -> tuple[list[dict], list[dict]]:
+    """Rows of all models, and those of SCVI on the way."""
     import anndata as ad
 
     import scbayes as sb
 
     adata = sb.datasets.pancreas() if name == "pancreas" else ad.read_h5ad(data_file(name))
-    train, test = thin(adata.X.tocsr(), np.random.default_rng(seed))
-    rows = [{"data": name, "seed": seed, "fit": "Poisson"} | scores(train, test, poisson(train))]
-    for model, parameterization in fits:
-        fitted = ad.AnnData(train, obs=adata.obs[[]], var=adata.var[[]])
-        start = time.perf_counter()
-        sb.tl.fit(fitted, model, parameterization=parameterization, progress=False)
-        row = {"data": name, "seed": seed, "fit": f"{model} {parameterization}"}
-        row |= {"seconds": time.perf_counter() - start, "converged": sb.get.fit(fitted).converged}
-        rows.append(row | scores(train, test, parameters(fitted)))
-    return rows
+    train, test = thin(adata.X.tocsr(), np.random.default_rng(args.seed))
+    for part, x in (("train", train), ("test", test)):
+        sparse.save_npz(folder / f"{part}.npz", x, compressed=False)
+    about = {"data": name, "cells": train.shape[0], "genes": train.shape[1], "test counts": float(test.sum())}
+    rows = [about | {"fit": "Poisson", "density": nats_per_count(of_poisson(train, test), test)}]
+    for fit in args.fits:
+        found = alone(__file__, "--components", args.components, "--child", fit, folder)
+        rows.append(about | {"fit": fit} | found)
+        sys.stderr.write(f"{rows[-1]}\n")
+    if python is None:
+        return rows, []
+    given = "--minutes", args.scvi_minutes, "--threads", args.scvi_threads
+    row, points = of_scvi(alone(Path(__file__).with_name("_scvi.py"), folder, *given, python=python))
+    return [*rows, about | row], [about | point for point in points]
 
 
-def thin(x, rng: np.random.Generator):
-    """Training and test counts: CSR matrices that add up to ``x``."""
-    train, test = x.copy(), x.copy()
-    train.data = rng.binomial(x.data.astype(np.int64), TRAIN).astype(np.float32)
-    test.data = (x.data - train.data).astype(np.float32)
-    for part in (train, test):
-        part.eliminate_zeros()
-        part.sort_indices()
-    return train, test
+def of_scvi(found: dict) -> tuple[dict, list[dict]]:
+    """What SCVI reached, and its way there: importance sampling is its figure, and the encoder's q beside it."""
+    points = found.pop("curve")
+    points = [row | {"density": row.pop("weighted"), "density by q": row.pop("sampled")} for row in points]
+    return {"fit": "SCVI"} | found | {name: points[-1][name] for name in ("density", "density by q")}, points
 
 
-def parameters(adata) -> dict[str, np.ndarray | None]:
-    """Mean of an entry = mu_g * size_c; r_g; gate_g or None."""
+def child(fit: str, folder: str, n_components: int) -> dict:
+    import anndata as ad
+
     import scbayes as sb
 
-    found = sb.get.distributions(adata, backend="scipy")
-    size = found["nu"].mean() if "nu" in found else np.ones(adata.n_obs)
-    gate = found["gate"].mean() if "gate" in found else None
-    return {"mu": found["mu"].mean(), "size": size, "r": found["r"].median(), "gate": gate}
-
-
-def poisson(train) -> dict[str, np.ndarray | None]:
-    share = np.asarray(train.sum(0)).ravel() + 0.5
-    return {"mu": share / share.sum(), "size": np.asarray(train.sum(1)).ravel() + 0.5, "r": None, "gate": None}
-
-
-def scores(train, test, values: dict) -> dict[str, float]:
-    return {given: score(train, test, values, given == "counts") for given in ("counts", "parameters")}
-
-
-def score(train, test, values: dict, given_counts: bool) -> float:
-    """Nats per test molecule: all entries as if both counts were zero, and the difference where one is not."""
-    total, block = 0.0, max(1, 4_000_000 // train.shape[1])
-    thinned = (1 - TRAIN) / TRAIN
-    for first in range(0, train.shape[0], block):
-        cells = slice(first, first + block)
-        mean = values["size"][cells, None] * values["mu"]
-        total += log_density(0.0, 0.0, mean, values["r"], values["gate"], thinned, given_counts).sum()
-        seen = (train[cells] + test[cells]).tocoo()
-        u, v = (np.asarray(part[cells][seen.row, seen.col], float).ravel() for part in (train, test))
-        r, gate = (None if values[name] is None else values[name][seen.col] for name in ("r", "gate"))
-        here = mean[seen.row, seen.col]
-        for part, sign in (((u, v), 1), ((0.0, 0.0), -1)):
-            total += sign * log_density(*part, here, r, gate, thinned, given_counts).sum()
-    return float(total / test.sum())
-
-
-def log_density(u, v, mean, r, gate, thinned: float, given_counts: bool) -> np.ndarray:
-    """Log density of test counts ``v`` where training counts are ``u`` of mean ``mean``."""
-    if r is None:
-        return xlogy(v, mean * thinned) - mean * thinned - gammaln(v + 1)
-    odds = mean / r
-    if given_counts:
-        later, size = thinned * odds / (1 + odds), r + u
-    else:
-        later, size = thinned * odds, r
-    log_p = -size * np.log1p(later)
-    if np.ndim(v):
-        log_p = log_p + gammaln(v + size) - gammaln(size) - gammaln(v + 1) + xlogy(v, later) - xlog1py(v, later)
-    if gate is None:
-        return log_p
-    with np.errstate(divide="ignore"):
-        shut, opened = np.log(gate), np.log1p(-gate)
-    if given_counts:  # a gate is known to be open where u > 0
-        opened = opened - r * np.log1p(odds)
-        either = np.logaddexp(shut, opened)
-        shut, opened = np.where(u > 0, -np.inf, shut - either), np.where(u > 0, 0.0, opened - either)
-    return np.where(v > 0, opened + log_p, np.logaddexp(shut, opened + log_p))
+    train, test = (sparse.load_npz(Path(folder) / f"{part}.npz").tocsr() for part in ("train", "test"))
+    adata = ad.AnnData(train)
+    model, parameterization = fit.split()
+    mixed = {"n_components": n_components} if model.endswith("_mix") else {}
+    work = Work()
+    sb.tl.fit(adata, model, parameterization=parameterization, progress=False, **mixed)
+    row = work.done() | {"converged": sb.get.fit(adata).converged}
+    scoring = Work()
+    density = of_fit(adata, train, test)
+    return row | {"density": nats_per_count(density, test), "scoring s": scoring.done()["seconds"]}
 
 
 if __name__ == "__main__":
