@@ -122,15 +122,25 @@ def draws(case: Known, seed: int = 1) -> dict[str, np.ndarray]:
     elif config.shared_odds:
         z["p"] = -z["phi"] if "phi" in z else z["p"]
         z["r"] = z["mu"] - z["p"][..., None]
+    if config.free_scale:  # the sum of mu is held at its mean
+        log_total = logsumexp(z["mu"], -1)
+        step = np.log(np.exp(log_total).mean(0)) - log_total
+        z["mu"] = z["mu"] + step[..., None]
+        if "p" in z:
+            z["p"] = z["p"] + step
     if config.shared_odds:
         per_cell = z["p"][:, case.batch] if z["p"].shape[1] > 1 else z["p"]
         z["odds"] = z["nu"] + per_cell if config.capture else z["p"]
+    if "phi" in z:
+        z["phi"] = -z["p"]
     if config.capture:
         scale = rng.normal(0, case.mrna_sd, N_DRAWS)
         z["mu"] = z["mu"] + scale[:, None, None]
         z["nu"] = z["nu"] - scale[:, None]
         if "p" in z:
             z["p"] = z["p"] + scale[:, None]
+        if "phi" in z:
+            z["phi"] = z["phi"] - scale[:, None]
     return z
 
 
@@ -224,7 +234,7 @@ def test_spread_of_total_mrna_widens_mu_nu_and_p_only(config):
     for name, value in wide.items():
         expected = np.asarray(narrow[name].base_dist.scale)
         np.testing.assert_array_equal(value.base_dist.loc, narrow[name].base_dist.loc)
-        if name in ("mu", "nu", "p"):
+        if name in ("mu", "nu", "p", "phi"):
             expected = np.sqrt(expected**2 + 0.4**2)
         np.testing.assert_allclose(value.base_dist.scale, expected, rtol=1e-12)
     # and params, which hold what was optimised, stay

@@ -175,7 +175,7 @@ def test_the_sum_of_mu_is_the_total_mrna(parameterization):
         sb.tl.fit(adata, "nbvcp", key_added=method, priors={"total_mrna": 5e4}, **how)
         draws = sb.get.samples(adata, method, n_samples=40 if method == "svi" else None)
         np.testing.assert_allclose(draws["mu"].sum(-1), 5e4, rtol=1e-5)
-        np.testing.assert_allclose(draws["nu"].mean(0).sum() * 5e4 / adata.X.sum(), 1, atol=0.07)
+        np.testing.assert_allclose(draws["nu"].mean(0).sum() * 5e4 / adata.X.sum(), 1, atol=0.1)
         fit = sb.get.fit(adata, method)
         mean = np.exp(fit.canonical["mu"].loc + fit.canonical["mu"].scale ** 2 / 2).sum()
         np.testing.assert_allclose(mean, 5e4, rtol=0.01)

@@ -591,7 +591,7 @@ def test_draws_are_those_of_the_marginals(any_fit):
     for name, marginal in found.canonical.items():
         x = np.stack([draw.sites[name] for draw in draws])
         x = x[..., :n_genes] if marginal.axis == "gene" else x
-        z = logit(x) if marginal.link == "logit" else np.log(x)
+        z = np.log(x) if marginal.link == "log" else logit(x)
         assert z.shape[1:] == np.shape(marginal.loc), name
         off = (z.mean(0) - marginal.loc) / (z.std(0) / np.sqrt(300))
         assert np.abs(off).max() < 6, name

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from numpy.polynomial import chebyshev as polynomials
 from scipy import optimize, stats
+from scipy.special import digamma, logit, polygamma
 
 from scbayes.models._coupled_normal import CoupledNormal
 from scbayes.stats._chebyshev import Chebyshev, chebyshev
+from scbayes.stats._logit_beta import concentrations, logit_quantile
 from scbayes.stats._newton import FLOOR, Maximum, maximise, spread_points
 from scbayes.stats._normal_means import normal_means
 from scbayes.stats._precision import double
@@ -350,3 +352,24 @@ def test_detached_elbo_has_no_noise_at_the_optimum():
     slope = partial(jax.grad(elbo), parameters)
     assert max(np.abs(leaf).max() for leaf in slope(True)) < 1e-10
     assert max(np.abs(leaf).max() for leaf in slope(False)) > 0.1
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 9), (0.05, 3), (2, 2), (40, 700), (1e5, 3e6), (9, 1)])
+def test_beta_by_the_moments_of_its_logit(a, b):
+    loc, scale = digamma(a) - digamma(b), np.sqrt(polygamma(1, a) + polygamma(1, b))
+    np.testing.assert_allclose(concentrations([loc], [scale]), [[a], [b]], rtol=1e-6)
+
+
+def test_quantiles_of_the_logit_of_a_beta():
+    z = np.linspace(-5, 3, 9)
+    for a, b in ((1, 9), (0.3, 2), (50, 400)):
+        expected = logit(stats.beta(a, b).ppf(stats.norm.cdf(z)))
+        np.testing.assert_allclose(logit_quantile(np.full(9, a), np.full(9, b), z), expected, rtol=1e-6)
+    assert np.isfinite(logit_quantile(np.array([1e-3]), np.array([1.0]), np.array([-30.0]))).all()
+
+
+def test_logit_moments_far_out_have_a_beta():
+    loc, scale = np.meshgrid([-15, -6, -2, 0, 3, 8], [0.01, 0.3, 1.5, 6])
+    a, b = concentrations(loc, scale)
+    np.testing.assert_allclose(digamma(a) - digamma(b), loc, atol=1e-6)
+    np.testing.assert_allclose(polygamma(1, a) + polygamma(1, b), scale**2, rtol=1e-6)

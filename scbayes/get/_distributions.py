@@ -17,7 +17,8 @@ def distributions(
 ) -> dict[str, object]:
     """Posterior distribution of each parameter on its own.
 
-    Positive parameters are log-normal, probabilities logit-normal.
+    Positive parameters are log-normal, gates Beta-distributed and other probabilities logit-normal (gates, too, where
+    priors are on the logit scale).
 
     Parameters
     ----------
@@ -26,8 +27,8 @@ def distributions(
     key
         The fit to read.
     backend
-        ``"numpyro"``: ``LogNormal``, or a ``TransformedDistribution`` of ``Normal``. ``"scipy"``: frozen
-        ``scipy.stats.lognorm``, or a frozen logit-normal with the same methods.
+        ``"numpyro"``: ``LogNormal``, ``Beta``, or a ``TransformedDistribution`` of ``Normal``. ``"scipy"``: frozen
+        ``scipy.stats.lognorm`` or ``scipy.stats.beta``, or a frozen logit-normal with the same methods.
     split
         Lists of scalar distributions instead of one distribution of arrays (nested, batches first, for parameters
         that each batch has its own of).
@@ -83,6 +84,8 @@ def _split(make, marginal: Marginal, loc: np.ndarray, scale: np.ndarray) -> list
 def _numpyro(marginal: Marginal, loc: np.ndarray, scale: np.ndarray):
     import numpyro.distributions as dist
 
+    if marginal.link == "beta":
+        return dist.Beta(*marginal._replace(loc=loc, scale=scale).concentrations)
     if marginal.link == "log":
         return dist.LogNormal(loc, scale)
     return dist.TransformedDistribution(dist.Normal(loc, scale), dist.transforms.SigmoidTransform())
@@ -91,6 +94,8 @@ def _numpyro(marginal: Marginal, loc: np.ndarray, scale: np.ndarray):
 def _scipy(marginal: Marginal, loc: np.ndarray, scale: np.ndarray):
     from scipy import stats
 
+    if marginal.link == "beta":
+        return stats.beta(*marginal._replace(loc=loc, scale=scale).concentrations)
     if marginal.link == "log":
         return stats.lognorm(s=scale, scale=np.exp(loc))
     return _logit_normal()(loc, scale)

@@ -14,7 +14,8 @@ def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: 
     r"""Most probable value of each parameter, in closed form.
 
     The mode of each parameter's own posterior: :math:`e^{m - s^2}` for one that is normal :math:`(m, s)` on the log
-    scale; the solution of :math:`z = m + s^2 (2\sigma(z) - 1)` on the logit scale.
+    scale; the solution of :math:`z = m + s^2 (2\sigma(z) - 1)` on the logit scale; :math:`(a-1)/(a+b-2)` of a gate,
+    which is Beta-distributed (0 where :math:`a \le 1`).
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ def map(adata: "AnnData", key: str = "sb", *, canonical: bool = True, use_mean: 
     canonical
         Also p, r, mu, odds and composition where they follow from what was sampled.
     use_mean
-        Means, :math:`e^{m + s^2/2}`, instead of modes.
+        Means, such as :math:`e^{m + s^2/2}`, instead of modes.
 
     Returns
     -------

@@ -115,6 +115,11 @@ class ModelConfig:
         return self.gene_sites + self.global_sites + self.cell_sites
 
     @property
+    def beta_gate(self) -> bool:
+        """The posterior of a gate is taken as a Beta distribution, as its prior is."""
+        return self.gate and not self.unconstrained
+
+    @property
     def free_scale(self) -> bool:
         """Counts do not know the scale of mu against nu: the total mRNA sets it, in each copy of mu."""
         tied = self.global_sites and (self.mixture or self.copies(self.global_sites[0]) != self.copies("mu"))

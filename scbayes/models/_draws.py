@@ -1,6 +1,6 @@
 r"""The posterior as values: its centre, and draws from it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from scbayes.models._marginals import Total
 from scbayes.models._model import Model
 from scbayes.models._parameters import Parameters
 from scbayes.models._posterior import Posterior
+from scbayes.stats._logit_beta import concentrations, logit_quantile
 from scbayes.stats._precision import double
 
 
@@ -61,13 +62,14 @@ def centre(law: Law) -> Draw:
     weights = post.weights / post.weights.sum() if law.model.config.mixture else np.ones(1)
     log_totals = np.stack([total.loc for total in law.total], 1)
     law = law._replace(whole=False)  # the median of a sum is not the sum of the medians
-    return assemble(law, post.gene_loc, post.global_loc, post.cell_loc, weights, log_totals, 0.0)
+    gene = _with_beta_gates(law)(np.asarray(post.gene_loc))
+    return assemble(law, gene, post.global_loc, post.cell_loc, weights, log_totals, 0.0)
 
 
 def draws(law: Law, n: int, rng: np.random.Generator) -> Iterator[Draw]:
     """``n`` independent draws, made one at a time."""
     post = law.posterior
-    lead = post.gene_loc.shape[:-2]
+    lead, with_gates = post.gene_loc.shape[:-2], _with_beta_gates(law)
     for _ in range(n):
         shared = rng.standard_normal(post.gene_factor.shape[-1])
         gene = post.gene_loc + np.einsum("...kl,...l->...k", post.gene_tril, rng.standard_normal(post.gene_loc.shape))
@@ -81,7 +83,25 @@ def draws(law: Law, n: int, rng: np.random.Generator) -> Iterator[Draw]:
             for total, rest in zip(law.total, own, strict=True)
         ]
         shift = law.log_mrna[1] * float(rng.standard_normal())
-        yield assemble(law, gene, glob, cell, weights, np.stack(log_totals, 1), shift)
+        yield assemble(law, with_gates(gene), glob, cell, weights, np.stack(log_totals, 1), shift)
+
+
+def _with_beta_gates(law: Law) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns coordinates (n_genes, K) that are normal into those of gates that are Beta-distributed."""
+    if not law.model.config.beta_gate:
+        return lambda gene: gene
+    post, gates = law.posterior, [k for k, (site, _) in enumerate(law.model.columns) if site == "gate"]
+    loc = np.asarray(post.gene_loc)[..., gates]
+    spread = [np.sum(np.asarray(part)[..., gates, :] ** 2, -1) for part in (post.gene_tril, post.gene_factor)]
+    scale = np.sqrt(sum(spread))
+    a, b = concentrations(loc, scale)
+
+    def put(gene: np.ndarray) -> np.ndarray:
+        gene = np.array(gene)
+        gene[..., gates] = logit_quantile(a, b, (gene[..., gates] - loc) / scale)
+        return gene
+
+    return put
 
 
 def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift: float) -> Draw:

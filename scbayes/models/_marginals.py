@@ -14,13 +14,17 @@ The uncertainty of M, where it is given, enters mu, nu and p, which move with it
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import betainc, logit, ndtr
 
 from scbayes.models._config import ModelConfig
 from scbayes.models._posterior import Posterior
+from scbayes.stats._logit_beta import concentrations
 
 
 class Marginal(NamedTuple):
     """Normal ``(loc, scale)`` of ``log x`` (``link="log"``) or ``logit x``; ``axis`` is gene, cell or global.
+
+    With ``link="beta"``, x has the Beta distribution whose logit has this mean and standard deviation.
 
     Arrays have shape ``(copies, n_genes)``, ``(n_cells,)`` or ``(copies,)``; one copy per batch that has its own.
     ``identified`` says whether the data can tell: parameters that are not move with the prior on the total mRNA.
@@ -31,6 +35,11 @@ class Marginal(NamedTuple):
     link: str
     axis: str
     identified: bool
+
+    @property
+    def concentrations(self) -> tuple[np.ndarray, np.ndarray]:
+        """The a and b of a Beta distribution."""
+        return concentrations(self.loc, self.scale)
 
 
 class Total(NamedTuple):
@@ -145,6 +154,8 @@ def canonical_marginals(
             if config.free_scale:
                 variance = variance + total.variance
         found["p"] = Marginal(level, np.sqrt(variance + mrna_scale**2), "logit", "global", not config.capture)
+        if "phi" in found:
+            found["phi"] = found["p"]._replace(loc=-level, link="log")
         if not config.capture:
             found["odds"] = Marginal(level, np.sqrt(variance), "log", "global", identified=True)
     if config.capture:
@@ -214,8 +225,22 @@ def _beyond_average(total: Total, level: np.ndarray) -> np.ndarray:
     return own * (1 - 2 / n) + own.mean() / n + np.sum((total.loading - total.loading.mean(0)) ** 2, -1)
 
 
+def place(marginal: Marginal, value: np.ndarray) -> np.ndarray:
+    """Probability that the parameter is below ``value``."""
+    if marginal.link == "beta":
+        return betainc(*marginal.concentrations, value)
+    z = np.log(value) if marginal.link == "log" else logit(value)
+    return ndtr((z - marginal.loc) / marginal.scale)
+
+
 def point(marginal: Marginal, *, mean: bool) -> np.ndarray:
     """Mode or mean of a marginal, on the scale of the parameter."""
+    if marginal.link == "beta":
+        a, b = marginal.concentrations
+        if mean:
+            return a / (a + b)
+        inside = np.maximum(a - 1, 0), np.maximum(b - 1, 0)  # at an end where a or b is below 1
+        return np.where(sum(inside) > 0, inside[0] / np.maximum(sum(inside), 1e-300), np.where(a < b, 0.0, 1.0))
     loc, variance = np.asarray(marginal.loc, float), np.asarray(marginal.scale, float) ** 2
     if marginal.link == "log":
         return np.exp(loc + variance / 2) if mean else np.exp(loc - variance)

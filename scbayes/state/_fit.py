@@ -31,7 +31,7 @@ class Fit:
     total
         Total of the abundance over all genes that were fitted; in a mixture one per component, on a first axis.
     links
-        Coordinate of each sampled parameter: ``"log"`` or ``"logit"``.
+        Distribution of each sampled parameter: normal on the ``"log"`` or ``"logit"`` scale, or ``"beta"``.
     genes, cells
         Names.
     fitted

@@ -213,7 +213,8 @@ def sample(model: Model, start: Start, data: Data, facts: dict, settings: Settin
         "agreement": agreement,
     }
     more = {"convergence": how | _level(losses, data, n_latent), "mcmc": mcmc}
-    return Found(finite(drawn.posterior(model, posterior)), losses, more, drawn=drawn, interrupted=chains.interrupted)
+    found = at_total(model, drawn.posterior(model, posterior), start.priors, log_mrna, data.summary.batch)
+    return Found(finite(found), losses, more, drawn=drawn, interrupted=chains.interrupted)
 
 
 def inputs_of(start: Start, data: Data, mrna: float) -> Inputs:

@@ -8,10 +8,11 @@ import numpyro.distributions as dist
 import pandas as pd
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
-from scipy.special import logit, ndtr
+from scipy.special import ndtr
 from scipy.stats import beta
 
 from scbayes.models._draws import Draw
+from scbayes.models._marginals import place
 from scbayes.models._predictive import replicate
 from scbayes.state import Fit, Marginal, read_fit
 from scbayes.tl._fit import fit as run_fit
@@ -152,7 +153,7 @@ def _places(
             loc, scale = (np.take(part, order, axis=-2) for part in (loc, scale))
         if marginal.axis == "gene":  # without the pooled one
             true, loc, scale = true[..., design.genes], loc[..., :n], scale[..., :n]
-        yield name, marginal.axis, ndtr(((np.log(true) if marginal.link == "log" else logit(true)) - loc) / scale)
+        yield name, marginal.axis, place(marginal._replace(loc=loc, scale=scale), true)
     if mixture:
         own = refit.posterior.weights
         yield "weights", "global", beta.cdf(draw.parameters.weights, own[order], own.sum() - own[order])

@@ -168,6 +168,8 @@ def _optimizer_name(settings: Settings) -> str:
 
 
 def _link(model: Model, site: str, priors: dict) -> str:
+    if site == "gate" and model.config.beta_gate:
+        return "beta"
     return "log" if type(model.transform(site, priors)).__name__ == "ExpTransform" else "logit"
 
 
