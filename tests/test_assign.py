@@ -88,7 +88,7 @@ def test_labels_are_left_out(adata):
     assert np.all(fit.posterior.responsibilities[known].max(1) == 1)
     assert np.any(adata.obsm["sb_probabilities"][known].max(1) < 0.99)
     free = ~known  # the others are where the fit has them
-    np.testing.assert_allclose(adata.obsm["sb_probabilities"][free], fit.posterior.responsibilities[free], atol=0.03)
+    np.testing.assert_allclose(adata.obsm["sb_probabilities"][free], fit.posterior.responsibilities[free], atol=0.05)
 
 
 def test_temperature(adata):

@@ -180,7 +180,7 @@ def padded(evidence: Evidence) -> Evidence:
 
     def pad(name: str, size: int, fill: float):
         value = np.asarray(getattr(evidence, name))
-        return jnp.asarray(np.pad(value, (0, size - len(value)), constant_values=fill))
+        return jnp.asarray(np.pad(value, (0, max(size - len(value), 0)), constant_values=fill))
 
     rise = [("rise_row", n_rows - 1), ("rise_j", 0), ("rise_cells", 0)]
     tail = [("tail_row", n_rows - 1), ("tail_count", RISE + 1), ("tail_cells", 0)]

@@ -373,3 +373,12 @@ def test_fit_on_a_cluster(client, data, in_memory):
     adata = ad.AnnData(as_dask(data.X.toarray(), (50, -1)), obs=data.obs.copy(), var=data.var.copy())
     for name, value in fitted(adata).items():
         np.testing.assert_allclose(value, in_memory[name], rtol=1e-6, err_msg=name)
+
+
+def test_a_backed_file_is_not_copied(tmp_path):
+    adata = sb.datasets.simulate(n_cells=30, n_genes=10)
+    adata.write_h5ad(tmp_path / "counts.h5ad")
+    backed = ad.read_h5ad(tmp_path / "counts.h5ad", backed="r")
+    with pytest.raises(ValueError, match="leave out copy=True"):
+        sb.tl.fit(backed, copy=True, progress=False)
+    backed.file.close()

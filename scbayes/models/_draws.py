@@ -57,12 +57,19 @@ class Law(NamedTuple):
 
 
 def centre(law: Law) -> Draw:
-    """The centre of the posterior on its log and logit coordinates: the median of each parameter on its own."""
+    """The centre of the posterior on its log and logit coordinates: the median of each parameter on its own.
+
+    Of gates that are Beta-distributed, whose median may lie far below, the mean: that is the probability of a zero.
+    """
     post = law.posterior
     weights = post.weights / post.weights.sum() if law.model.config.mixture else np.ones(1)
     log_totals = np.stack([total.loc for total in law.total], 1)
     law = law._replace(whole=False)  # the median of a sum is not the sum of the medians
-    gene = _with_beta_gates(law)(np.asarray(post.gene_loc))
+    gene = np.array(post.gene_loc)
+    if law.model.config.beta_gate:
+        gates, loc, scale = _gates(law)
+        a, b = concentrations(loc, scale)
+        gene[..., gates] = np.log(a) - np.log(b)
     return assemble(law, gene, post.global_loc, post.cell_loc, weights, log_totals, 0.0)
 
 
@@ -90,10 +97,7 @@ def _with_beta_gates(law: Law) -> Callable[[np.ndarray], np.ndarray]:
     """What turns coordinates (n_genes, K) that are normal into those of gates that are Beta-distributed."""
     if not law.model.config.beta_gate:
         return lambda gene: gene
-    post, gates = law.posterior, [k for k, (site, _) in enumerate(law.model.columns) if site == "gate"]
-    loc = np.asarray(post.gene_loc)[..., gates]
-    spread = [np.sum(np.asarray(part)[..., gates, :] ** 2, -1) for part in (post.gene_tril, post.gene_factor)]
-    scale = np.sqrt(sum(spread))
+    gates, loc, scale = _gates(law)
     a, b = concentrations(loc, scale)
 
     def put(gene: np.ndarray) -> np.ndarray:
@@ -102,6 +106,13 @@ def _with_beta_gates(law: Law) -> Callable[[np.ndarray], np.ndarray]:
         return gene
 
     return put
+
+
+def _gates(law: Law) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Columns of the gates, and means and standard deviations of their coordinates."""
+    post, gates = law.posterior, [k for k, (site, _) in enumerate(law.model.columns) if site == "gate"]
+    spread = [np.sum(np.asarray(part)[..., gates, :] ** 2, -1) for part in (post.gene_tril, post.gene_factor)]
+    return gates, np.asarray(post.gene_loc)[..., gates], np.sqrt(sum(spread))
 
 
 def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift: float) -> Draw:

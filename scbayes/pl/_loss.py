@@ -83,7 +83,7 @@ def _check(fits: list) -> None:
         msg = "key is an empty list: name a fit"
         raise ValueError(msg)
     for fit in fits:
-        if not len(fit.losses):
+        if fit.facts.get("method") == "laplace":
             msg = f"the fit {fit.key!r} has no loss to draw: it is Laplace's approximation (method='laplace')"
             raise ValueError(msg)
 

@@ -177,6 +177,9 @@ def fit(  # noqa: PLR0913
     if resume:
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
+    if copy and adata.isbacked:
+        msg = "adata is backed by a file, which is not copied in memory: leave out copy=True, or use adata.to_memory()"
+        raise ValueError(msg)
     _check_arguments(n_steps, priors, optimizer, loss)
     components = _components(init, n_init, labels_key, label_trust)
     mixture = _is_mixture(model, n_components, components)
