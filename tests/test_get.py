@@ -122,7 +122,7 @@ def draws(case: Known, seed: int = 1) -> dict[str, np.ndarray]:
     elif config.shared_odds:
         z["p"] = -z["phi"] if "phi" in z else z["p"]
         z["r"] = z["mu"] - z["p"][..., None]
-    if config.free_scale:  # the sum of mu is held at its mean
+    if config.held_scale:  # the sum of mu is held at its mean
         log_total = logsumexp(z["mu"], -1)
         step = np.log(np.exp(log_total).mean(0)) - log_total
         z["mu"] = z["mu"] + step[..., None]

@@ -119,7 +119,8 @@ def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift:
     """Parameters at coordinates; ``log_totals`` (copies, n_components) serve where genes are missing.
 
     Where counts do not know the scale of mu, its sum is held at its mean, since nu was found for that: what a cell and
-    all genes together have in common is nu, and the rest is composition.
+    all genes together have in common is nu, and the rest is composition. (With gates, it is the sum of the means of
+    counts that a cell knows, and that of mu may vary.)
     """
     model, config = law.model, law.model.config
     with double():
@@ -129,7 +130,7 @@ def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift:
         if config.parameterization == "standard" and "p" in z:  # its coordinate is the expected total, see Model.untie
             of_p = log_totals.mean(1)
             z["p"] = z["p"] - (of_p if len(of_p) == len(z["p"]) else of_p.mean())
-        if config.free_scale:
+        if config.held_scale:
             held = np.stack([total.log_mean for total in law.total], 1)
             step, log_totals = held - log_totals, held
             z = model.rescale(z, step if config.mixture else step[:, 0])

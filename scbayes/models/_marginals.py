@@ -151,7 +151,7 @@ def canonical_marginals(
             found["r"] = Marginal(
                 mu.loc - column, np.sqrt(mu.scale**2 + variance[:, None]), "log", "gene", identified=True
             )
-            if config.free_scale:
+            if config.held_scale:
                 variance = variance + total.variance
         found["p"] = Marginal(level, np.sqrt(variance + mrna_scale**2), "logit", "global", not config.capture)
         if "phi" in found:
@@ -165,7 +165,7 @@ def canonical_marginals(
             loc, scale = nu.loc + level[of_cell], np.sqrt(nu.scale**2 + variance[of_cell])
             found["odds"] = Marginal(loc, scale, "log", "cell", identified=True)
         found["nu"] = nu._replace(scale=np.sqrt(nu.scale**2 + mrna_scale**2))
-        if config.free_scale:  # the sum of mu is held, see _draws.assemble
+        if config.held_scale:  # the sum of mu is held, see _draws.assemble
             loc = composition.loc + total.log_mean[:, None]
             found["mu"] = found["mu"]._replace(loc=loc, scale=composition.scale)
         if not standard:
