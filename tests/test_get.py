@@ -122,12 +122,6 @@ def draws(case: Known, seed: int = 1) -> dict[str, np.ndarray]:
     elif config.shared_odds:
         z["p"] = -z["phi"] if "phi" in z else z["p"]
         z["r"] = z["mu"] - z["p"][..., None]
-    if config.held_scale:  # the sum of mu is held at its mean
-        log_total = logsumexp(z["mu"], -1)
-        step = np.log(np.exp(log_total).mean(0)) - log_total
-        z["mu"] = z["mu"] + step[..., None]
-        if "p" in z:
-            z["p"] = z["p"] + step
     if config.shared_odds:
         per_cell = z["p"][:, case.batch] if z["p"].shape[1] > 1 else z["p"]
         z["odds"] = z["nu"] + per_cell if config.capture else z["p"]

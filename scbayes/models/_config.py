@@ -125,11 +125,6 @@ class ModelConfig:
         tied = self.global_sites and (self.mixture or self.copies(self.global_sites[0]) != self.copies("mu"))
         return self.capture and self.gene_sites[0] == "mu" and not tied
 
-    @property
-    def held_scale(self) -> bool:
-        """Draws hold the sum of mu, which cells know together with nu; with gates all cells share its uncertainty."""
-        return self.free_scale and not self.gate
-
     def copies(self, site: str) -> int:
         """How many of a gene-wise or global parameter there are: one, or one per batch."""
         return self.n_batches if site in self.per_batch else 1

@@ -116,12 +116,7 @@ def _gates(law: Law) -> tuple[list[int], np.ndarray, np.ndarray]:
 
 
 def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift: float) -> Draw:
-    """Parameters at coordinates; ``log_totals`` (copies, n_components) serve where genes are missing.
-
-    Where counts do not know the scale of mu, its sum is held at its mean, since nu was found for that: what a cell and
-    all genes together have in common is nu, and the rest is composition. (With gates, it is the sum of the means of
-    counts that a cell knows, and that of mu may vary.)
-    """
+    """Parameters at coordinates; ``log_totals`` (copies, n_components) serve where genes are missing."""
     model, config = law.model, law.model.config
     with double():
         z = {site: np.asarray(value) for site, value in model.split(jnp.asarray(gene), glob, cell).items()}
@@ -130,10 +125,6 @@ def assemble(law: Law, gene, glob, cell, weights, log_totals: np.ndarray, shift:
         if config.parameterization == "standard" and "p" in z:  # its coordinate is the expected total, see Model.untie
             of_p = log_totals.mean(1)
             z["p"] = z["p"] - (of_p if len(of_p) == len(z["p"]) else of_p.mean())
-        if config.held_scale:
-            held = np.stack([total.log_mean for total in law.total], 1)
-            step, log_totals = held - log_totals, held
-            z = model.rescale(z, step if config.mixture else step[:, 0])
         values = {site: np.asarray(model.transform(site, law.priors)(value)) for site, value in z.items()}
         log_odds = None
         if config.shared_odds and not config.global_sites:

@@ -151,8 +151,6 @@ def canonical_marginals(
             found["r"] = Marginal(
                 mu.loc - column, np.sqrt(mu.scale**2 + variance[:, None]), "log", "gene", identified=True
             )
-            if config.held_scale:
-                variance = variance + total.variance
         found["p"] = Marginal(level, np.sqrt(variance + mrna_scale**2), "logit", "global", not config.capture)
         if "phi" in found:
             found["phi"] = found["p"]._replace(loc=-level, link="log")
@@ -165,9 +163,6 @@ def canonical_marginals(
             loc, scale = nu.loc + level[of_cell], np.sqrt(nu.scale**2 + variance[of_cell])
             found["odds"] = Marginal(loc, scale, "log", "cell", identified=True)
         found["nu"] = nu._replace(scale=np.sqrt(nu.scale**2 + mrna_scale**2))
-        if config.held_scale:  # the sum of mu is held, see _draws.assemble
-            loc = composition.loc + total.log_mean[:, None]
-            found["mu"] = found["mu"]._replace(loc=loc, scale=composition.scale)
         if not standard:
             found["mu"] = found["mu"]._replace(scale=np.sqrt(found["mu"].scale ** 2 + mrna_scale**2))
     return found
