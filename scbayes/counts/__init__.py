@@ -2,6 +2,7 @@
 
 from scbayes.counts._cluster import ClusterCounts, cluster_of
 from scbayes.counts._counts import Counts
+from scbayes.counts._past import Past
 from scbayes.counts._summary import Summary, merge
 
-__all__ = ["ClusterCounts", "Counts", "Summary", "cluster_of", "merge"]
+__all__ = ["ClusterCounts", "Counts", "Past", "Summary", "cluster_of", "merge"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scbayes.counts._past import Past
 from scbayes.stats._jit import jit
 
 #: Counts below this are tallied in a table; larger ones are few and are sorted instead. With many rows (genes x
@@ -39,6 +40,8 @@ class Summary:
         Weights of each cell in the components of a mixture, float64 ``(n_cells, n_components)``; rows are then
         ``(batch * n_components + component) * n_genes + gene``. One component that has all cells if not given. Of cells
         that stand for others (:meth:`alike`), their number.
+    past
+        Cells that the pairs hold beside those above, and of which no more is known than sums.
     """
 
     n_genes: int
@@ -50,6 +53,7 @@ class Summary:
     count: np.ndarray
     cells: np.ndarray
     membership: np.ndarray | None = None
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         if self.membership is None:
@@ -93,8 +97,18 @@ class Summary:
     @property
     def group_cells(self) -> np.ndarray:
         """Number (or sum of weights) of the cells of each group, float64, shape ``(n_groups,)``."""
-        of_batch = [np.bincount(self.batch, part, self.n_batches) for part in self.membership.T]
-        return np.stack(of_batch, 1).ravel()
+        of_batch = np.stack([np.bincount(self.batch, part, self.n_batches) for part in self.membership.T], 1)
+        if self.past is not None:
+            of_batch += np.bincount(self.past.batch, minlength=self.n_batches)[:, None]
+        return of_batch.ravel()
+
+    @property
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Totals of all cells, the past ones last, and how many cells each stands for."""
+        if self.past is None:
+            return self.cell_total, self.weight
+        past = self.past.cell_total
+        return np.concatenate([self.cell_total, past]), np.concatenate([self.weight, np.ones(len(past))])
 
     @property
     def gene_total(self) -> np.ndarray:
@@ -105,6 +119,19 @@ class Summary:
     def gene_detected(self) -> np.ndarray:
         """Number of cells that express each gene in each group, float64, shape ``(n_groups, n_genes)``."""
         return self._per_row(self.cells)
+
+    def reordered(self, place: np.ndarray, n_batches: int) -> "Summary":
+        """With gene ``i`` at ``place[i]``, and room for more batches."""
+        batch, gene = np.divmod(self.row, self.n_genes)
+        row = batch * self.n_genes + place[gene]
+        order = np.lexsort((self.count, row))
+        pairs = {"row": row[order], "count": self.count[order], "cells": self.cells[order]}
+        return replace(self, n_batches=n_batches, **pairs)
+
+    def without_cells(self, n: int, past: Past) -> "Summary":
+        """The same pairs, with the first ``n`` cells as ``past`` has them."""
+        names = ("batch", "cell_total", "cell_detected", "membership")
+        return replace(self, **{name: getattr(self, name)[n:] for name in names}, past=past)
 
     def _per_row(self, value: np.ndarray) -> np.ndarray:
         size = self.n_groups * self.n_genes

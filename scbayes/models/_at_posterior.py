@@ -1,15 +1,17 @@
 """What a posterior says of cells to genes: the summary as seen from where its cells are."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from scbayes.counts import Counts, Summary
+from scbayes.counts import Counts, Past, Summary
 from scbayes.models._cells import Cells, anchor, cell_scores, node_grid, project
 from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Genes
 from scbayes.models._model import Model
+from scbayes.models._past import place
 from scbayes.models._posterior import Posterior
 from scbayes.stats._chebyshev import Chebyshev
 from scbayes.stats._newton import Maximum
@@ -49,6 +51,9 @@ def view(model: Model, counts: Counts, summary: Summary, priors: dict, posterior
     level = np.zeros(0)
     if model.n_levels:
         level = level_of(model, solver, genes, priors, np.asarray(posterior.global_loc), log_mrna)
+    if summary.past is not None:
+        past = place(model, summary.past, solver.points(genes), solver.log_odds(level), priors, log_mrna)
+        summary = replace(summary, past=past)
     return View(summary, evidence_of(summary), solver, genes, level, cells)
 
 
@@ -65,16 +70,18 @@ def evidence_at(
     at = view(model, counts, summary, priors, posterior, log_mrna)
     if exact(model):
         return at.evidence
-    grid = node_grid(at.cells, gate=model.config.gate)
+    grid = node_grid(at.cells, at.summary.past, gate=model.config.gate)
     points, odds = at.solver.points(at.genes), at.solver.log_odds(at.level)
     scores = cell_scores(model, points, odds, priors, counts, at.summary, grid, log_mrna)
-    return anchor(project_cells(model, at.evidence, counts, grid, at.cells), grid, scores, at.cells)
+    return anchor(project_cells(model, at.evidence, counts, grid, at.cells, at.summary.past), grid, scores, at.cells)
 
 
-def project_cells(model: Model, evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells) -> Evidence:
+def project_cells(
+    model: Model, evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, past: Past | None
+) -> Evidence:
     """Evidence with the cells on the nodes of ``grid``, averaged over where they may be: what genes see."""
     genes = model.config.gate or not model.config.shared_odds
-    return project(evidence, counts, grid, cells, genes=genes, gate=model.config.gate)
+    return project(evidence, counts, grid, cells, past, genes=genes, gate=model.config.gate)
 
 
 def exact(model: Model) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
-from scbayes.counts import Counts, Summary
+from scbayes.counts import Counts, Past, Summary
 from scbayes.models._evidence import Evidence
 from scbayes.models._model import Model
 from scbayes.stats._chebyshev import Chebyshev, chebyshev
@@ -31,14 +31,25 @@ class Cells(NamedTuple):
     scale: np.ndarray
 
 
-def node_grid(cells: Cells, *, gate: bool) -> Chebyshev:
-    """Nodes that cover the cells and their uncertainty."""
+def node_grid(cells: Cells, past: Past | None = None, *, gate: bool) -> Chebyshev:
+    """Nodes that cover the cells and their uncertainty, and the nodes of past cells."""
     low, high = np.min(cells.loc - 6 * cells.scale), np.max(cells.loc + 6 * cells.scale)
+    if past is not None:
+        low, high = min(low, past.nodes.min()), max(high, past.nodes.max())
     return chebyshev(float(low), float(high), pole=POLE[gate])
 
 
-def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *, genes: bool, gate: bool) -> Evidence:
-    """Evidence with the cells on the nodes of ``grid``, averaged over their posterior.
+def project(
+    evidence: Evidence,
+    counts: Counts,
+    grid: Chebyshev,
+    cells: Cells,
+    past: Past | None = None,
+    *,
+    genes: bool,
+    gate: bool,
+) -> Evidence:
+    """Evidence with the cells on the nodes of ``grid``, averaged over their posterior; past cells as they are.
 
     Parameters
     ----------
@@ -57,9 +68,15 @@ def project(evidence: Evidence, counts: Counts, grid: Chebyshev, cells: Cells, *
         share = membership * (cell_total / counts.n_genes)[:, None]
         node_counts = _sum_over_groups(weights, evidence, share)[:, None]
         detected = np.zeros((0, 0, 0))
+    node_cells = _sum_over_groups(weights, evidence, membership)
+    if past is not None:
+        onto = np.stack([grid.weights(nodes) for nodes in past.nodes])
+        node_cells = node_cells + np.einsum("bm,bmn->bn", past.node_cells, onto)
+        node_counts = node_counts + past.node_counts @ onto
+        detected = detected + past.node_detected @ onto if gate else detected
     return evidence._replace(
         nodes=jnp.tile(jnp.asarray(grid.nodes), (counts.n_batches * membership.shape[1], 1)),
-        node_cells=jnp.asarray(_sum_over_groups(weights, evidence, membership)),
+        node_cells=jnp.asarray(node_cells),
         node_counts=jnp.asarray(node_counts),
         node_detected=jnp.asarray(detected),
     )
@@ -152,7 +169,7 @@ def solve_cells(
 def _solve(slope, bend, ends, loc, scale, prior, unconstrained):
     """Newton's method on the mean of each cell's normal, with derivatives averaged over it."""
     low, high = ends
-    first, second = (jax.vmap(f, (0, None, None)) for f in (jax.grad(_log_prior), jax.grad(jax.grad(_log_prior))))
+    first, second = (jax.vmap(f, (0, None, None)) for f in (jax.grad(log_prior), jax.grad(jax.grad(log_prior))))
 
     def derivatives(x):
         t = jnp.clip((2 * x - low - high) / (high - low), -1, 1)
@@ -173,7 +190,7 @@ def _solve(slope, bend, ends, loc, scale, prior, unconstrained):
     return jax.lax.while_loop(lambda now: (now[0] < N_STEPS) & (now[1] > TOLERANCE), step, start)[2:]
 
 
-def _log_prior(x: Array, prior: dist.Distribution, unconstrained: bool) -> Array:  # noqa: FBT001
+def log_prior(x: Array, prior: dist.Distribution, unconstrained: bool) -> Array:  # noqa: FBT001
     """Log density of ln nu."""
     return prior.log_prob(x) if unconstrained else prior.log_prob(jnp.exp(x)) + x
 

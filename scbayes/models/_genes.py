@@ -94,10 +94,10 @@ class Genes:
         config = self.model.config
         share = (self.total + 0.5) / np.sum(self.total + 0.5, -1, keepdims=True)
         pairs = float(np.sum(self.summary.cells * self.summary.count * (self.summary.count - 1.0)))
-        cell_total = self.summary.cell_total.astype(float)
-        together = pairs / max(float(np.sum(self.summary.weight * cell_total * (cell_total - 1))), 1.0)
+        cell_total, stands_for = self.summary.totals
+        together = pairs / max(float(np.sum(stands_for * cell_total * (cell_total - 1.0))), 1.0)
         in_group = self.summary.gene_total / np.maximum(self.summary.gene_total.sum(1, keepdims=True), 1.0)
-        weight = self.summary.group_cells / self.summary.weight.sum()
+        weight = self.summary.group_cells / stands_for.sum()
         chance = float(np.sum(weight[:, None] * in_group**2))
         log_r = float(np.log(np.clip((1 - together) / max(together - chance, 1e-6), 1.0, 1e8)))
         level = np.full(self.model.n_levels, self._log_mean_total(1).mean() - log_r)
@@ -216,8 +216,8 @@ class Genes:
         cells = summary.group_cells.reshape(total.shape)
         if copies == 1:
             total, cells = total.sum(0, keepdims=True), cells.sum(0, keepdims=True)
-        mean = summary.gene_total.sum() / summary.weight.sum()
-        return np.log((total + 0.5) / (cells + 0.5 / max(mean, 1 / summary.weight.sum())))
+        mean = summary.gene_total.sum() / summary.group_cells.sum()
+        return np.log((total + 0.5) / (cells + 0.5 / max(mean, 1 / summary.group_cells.sum())))
 
     def slope(
         self, evidence: Evidence, genes: Maximum, level: np.ndarray, priors, *, spread: bool = True

@@ -32,10 +32,15 @@ LONGEST = 5.0
 
 
 class Refined(NamedTuple):
-    """A posterior whose genes have the right moments, and Pareto k-hat of their normals, ``(n_rows,)`` or None."""
+    """A posterior whose genes have the right moments.
+
+    With it Pareto k-hat of their normals, ``(n_rows,)``, and the evidence on which they were found; None if they were
+    left as they are.
+    """
 
     posterior: Posterior
-    k_hat: np.ndarray | None
+    k_hat: np.ndarray | None = None
+    evidence: Evidence | None = None
 
 
 def refine(
@@ -44,11 +49,12 @@ def refine(
     """Put the moments of each gene's conditional posterior in place of those of ``posterior``."""
     size = posterior.gene_loc.shape[-1]
     if size not in POINTS:
-        return Refined(posterior, None)
+        return Refined(posterior)
     at = view(model, counts, summary, priors, posterior, log_mrna)
     evidence = at.evidence
     if at.cells is not None:
-        evidence = project_cells(model, evidence, counts, node_grid(at.cells, gate=model.config.gate), at.cells)
+        grid = node_grid(at.cells, at.summary.past, gate=model.config.gate)
+        evidence = project_cells(model, evidence, counts, grid, at.cells, at.summary.past)
     genes, level, objective = at.genes, at.level, GeneObjective(model)
     n_points = GATED if model.config.gate else POINTS[size]
     for turn in range(2 if model.config.gate else 1):
@@ -57,7 +63,7 @@ def refine(
             genes, level = _follow(model, genes, posterior, move), level + move
         args = (evidence, at.solver.log_odds(level), priors, jnp.asarray(log_mrna))
         genes, k_hat = moments(objective, genes, args, n_points)
-    return Refined(_put(model, at, genes, level, priors, posterior, log_mrna), k_hat)
+    return Refined(_put(model, at, genes, level, priors, posterior, log_mrna), k_hat, evidence)
 
 
 def _level_sd(model: Model, posterior: Posterior) -> np.ndarray:

@@ -6,7 +6,7 @@ only through :math:`R = \sum_g r_g`: one scalar equation.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Coupling, Genes
 from scbayes.models._model import Model
 from scbayes.models._new_cells import as_coordinate
+from scbayes.models._past import place
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import LEARNED
 from scbayes.stats._newton import Maximum
@@ -116,8 +117,8 @@ def warm_start(
     coupling = None
     if len(now.level):
         if model.config.capture:
-            grid = node_grid(now.cells, gate=model.config.gate)
-            now.evidence = project_cells(model, now.evidence, counts, grid, now.cells)
+            grid = node_grid(now.cells, now.summary.past, gate=model.config.gate)
+            now.evidence = project_cells(model, now.evidence, counts, grid, now.cells, now.summary.past)
         coupling = now.solver.coupling(now.evidence, now.genes, now.level, now.priors)
     posterior = _assemble(model, now, coupling)
     evidence = evidence_at(model, counts, now.pairs, now.priors, posterior, log_mrna)
@@ -137,9 +138,11 @@ def _first(
     total = summary.cell_total.astype(float)
     cells = Cells(np.log(np.maximum(total, 0.5)) - log_mrna, 1 / np.sqrt(total + 1.0))
     if model.config.capture and "nu" not in given:  # wide, so that only empty cells feel it
-        seen = total > 0
-        centre = np.average(cells.loc[seen], weights=summary.weight[seen])
-        width = np.sqrt(np.average((cells.loc[seen] - centre) ** 2, weights=summary.weight[seen]))
+        all_totals, stands_for = summary.totals
+        seen = all_totals > 0
+        x, stands_for = np.log(all_totals[seen]) - log_mrna, stands_for[seen]
+        centre = np.average(x, weights=stands_for)
+        width = np.sqrt(np.average((x - centre) ** 2, weights=stands_for))
         priors = priors | {"nu": _family(model)(float(centre), float(max(1.0, 2 * width)))}
     elif model.config.capture:  # totals differ by composition too: meet a narrow prior half way
         loc, width = _moments_of_log(priors["nu"], unconstrained=model.config.unconstrained)
@@ -163,8 +166,8 @@ def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, las
     """Genes given the cells, then cells given the genes."""
     capture, log_mrna = model.config.capture, now.solver.log_mrna
     if capture:
-        grid = node_grid(now.cells, gate=model.config.gate)
-        now.evidence = project_cells(model, now.evidence, counts, grid, now.cells)
+        grid = node_grid(now.cells, now.summary.past, gate=model.config.gate)
+        now.evidence = project_cells(model, now.evidence, counts, grid, now.cells, now.summary.past)
     now.genes, now.level = now.solver.solve(
         now.evidence, now.genes, now.level, now.priors, steps, spread=last, n_search=n_search
     )
@@ -174,6 +177,8 @@ def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, las
     points, odds = now.solver.points(now.genes, spread=last), now.solver.log_odds(now.level)
     scores = cell_scores(model, points, odds, now.priors, counts, now.summary, grid, log_mrna)
     now.cells = solve_cells(scores, grid, now.cells, now.priors["nu"], unconstrained=model.config.unconstrained)
+    if now.summary.past is not None:
+        now.summary = replace(now.summary, past=place(model, now.summary.past, points, odds, now.priors, log_mrna))
     if model.n_factors:  # b is set by the total mRNA: what the sum of r misses goes into nu
         gauge = log_mrna - np.log(total_r(model, now.solver, now.genes, now.priors))
         missed = (np.asarray(odds)[:, 0] - gauge).reshape(model.config.n_batches, -1)[now.summary.batch]
@@ -232,7 +237,7 @@ def _outline(model: Model, now: State) -> Start:
     coupling = Coupling(np.zeros((*now.genes.loc.shape, len(now.level))), np.ones(len(now.level)))
     evidence = evidence_of(now.summary)
     if not exact(model):
-        n = node_grid(now.cells, gate=model.config.gate).nodes.size
+        n = node_grid(now.cells, now.summary.past, gate=model.config.gate).nodes.size
         genes = (now.summary.n_groups, now.summary.n_genes)
         evidence = evidence._replace(
             nodes=jnp.zeros((genes[0], n)),

@@ -5,6 +5,7 @@ from scbayes.state._fit import Fit, split_pooled
 from scbayes.state._read import batch_codes, check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
 from scbayes.state._results import Result, read_result, write_result
 from scbayes.state._samples import axis_of, collect_draws
+from scbayes.state._seen import Seen, name_ids, read_seen
 from scbayes.state._source import Source, actual, find_counts, stored_source
 from scbayes.state._write import check_free, remove_fit, write_fit
 
@@ -12,6 +13,7 @@ __all__ = [
     "Fit",
     "Marginal",
     "Result",
+    "Seen",
     "Source",
     "actual",
     "axis_of",
@@ -20,10 +22,12 @@ __all__ = [
     "check_is_fit",
     "collect_draws",
     "find_counts",
+    "name_ids",
     "point",
     "read_fit",
     "read_manifest",
     "read_result",
+    "read_seen",
     "read_unfinished",
     "remove_fit",
     "split_pooled",

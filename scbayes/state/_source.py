@@ -29,6 +29,14 @@ class Source(NamedTuple):
     batches: list[str]
     batch_key: str | None
 
+    def select(self, index: np.ndarray) -> "Source":
+        """Some of the cells, by position in ascending order."""
+        if len(index) == len(self.batch):
+            return self
+        run = slice(index[0], index[-1] + 1)
+        together = run.stop - run.start == len(index)
+        return self._replace(x=self.x[run if together else index], batch=self.batch[index])
+
 
 def actual(adata: "AnnData", *, stacklevel: int = 3) -> None:
     """Make a view a copy of its own, with scanpy's warning, which is to name the caller's caller."""
@@ -38,9 +46,17 @@ def actual(adata: "AnnData", *, stacklevel: int = 3) -> None:
 
 
 def find_counts(
-    adata: "AnnData", layer: str | None, mask_var: str | None, batch_key: str | None, *, defaults: bool = True
+    adata: "AnnData",
+    layer: str | None,
+    mask_var: str | None,
+    batch_key: str | None,
+    *,
+    defaults: bool = True,
+    known: list[str] | None = None,
 ) -> Source:
     """The counts that a user means; where ``defaults``, what is None is as :func:`scbayes.pp.prepare_counts` left them.
+
+    Batches that are ``known`` come first, in their order.
 
     Raises
     ------
@@ -68,7 +84,7 @@ def find_counts(
     if x is None:
         msg = "adata.X is None: pass layer= with the raw UMI counts"
         raise ValueError(msg)
-    batch, batches = _batch(adata, batch_key)
+    batch, batches = _batch(adata, batch_key, known)
     where = "X" if layer is None else f"layer {layer!r}"
     return Source(x, layer, where, _mask(adata, mask_var), mask_var, batch, batches, batch_key)
 
@@ -95,7 +111,7 @@ def _mask(adata: "AnnData", mask_var: str | None) -> np.ndarray | None:
     return None if mask.all() else mask.to_numpy()
 
 
-def _batch(adata: "AnnData", batch_key: str | None) -> tuple[np.ndarray, list[str]]:
+def _batch(adata: "AnnData", batch_key: str | None, known: list[str] | None) -> tuple[np.ndarray, list[str]]:
     if batch_key is None:
         return np.zeros(adata.n_obs, np.int32), []
     if batch_key not in adata.obs:
@@ -105,7 +121,11 @@ def _batch(adata: "AnnData", batch_key: str | None) -> tuple[np.ndarray, list[st
     if (codes < 0).any():
         msg = f"obs[{batch_key!r}] is missing for {(codes < 0).sum()} cells: give each a batch"
         raise ValueError(msg)
+    names = [str(name) for name in names]
+    if known is not None:
+        both = [*known, *[name for name in names if name not in known]]
+        return np.array([both.index(name) for name in names], np.int32)[codes], both
     if len(names) < 2:
-        msg = f"obs[{batch_key!r}] has one batch only, {list(names)}: leave batch_key out"
+        msg = f"obs[{batch_key!r}] has one batch only, {names}: leave batch_key out"
         raise ValueError(msg)
-    return codes.astype(np.int32), [str(name) for name in names]
+    return codes.astype(np.int32), names

@@ -8,6 +8,7 @@ import numpy as np
 from scbayes.state._fit import Fit
 from scbayes.state._names import SCHEMA, check_anndata, check_key, fingerprints, slot_of, split_slot
 from scbayes.state._results import remove_results
+from scbayes.state._seen import Seen, pack_seen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
 GENE_PARTS = ("loc", "tril", "factor")
 
 
-def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = None) -> list[str]:
+def write_fit(
+    adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = None, seen: Seen | None = None
+) -> list[str]:
     """Write a fit into its slots, in place of an earlier one under the same key.
 
     Parameters
     ----------
     unfinished
         Arrays with which the optimisation can go on; None if it is done.
+    seen
+        What is kept for new cells to be added.
 
     Returns
     -------
@@ -38,6 +43,8 @@ def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = 
     if unfinished:
         uns["unfinished"] = {f"p{i:03d}": np.asarray(value) for i, value in enumerate(unfinished)}
     arrays = {name: list(value.shape) for name, value in uns.items() if name != "unfinished"}
+    if seen is not None:
+        uns["seen"] = pack_seen(seen)
     manifest = {
         "schema": SCHEMA,
         "id": fit_id,
@@ -47,6 +54,7 @@ def write_fit(adata: "AnnData", fit: Fit, unfinished: list[np.ndarray] | None = 
         "parts": parts,
         "arrays": arrays,
         "n_unfinished": len(unfinished or ()),
+        "seen": None if seen is None else {name: list(value.shape) for name, value in uns["seen"].items()},
     }
     entry = {"manifest": json.dumps(manifest, allow_nan=False), **uns}
     remove_fit(adata, fit.key, missing_ok=True)

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scbayes.counts import Counts, Summary
+from scbayes.counts import Counts, Past, Summary
 from scbayes.inference import TOLERANCE, WINDOW, Progress, prepare, run_chains, train
-from scbayes.models._at_posterior import exact, view
+from scbayes.models._at_posterior import exact, log_nu, view
 from scbayes.models._drawn import Drawn
+from scbayes.models._evidence import Evidence
 from scbayes.models._gauge import at_total
 from scbayes.models._model import Inputs, Model
 from scbayes.models._moving_cells import moving_cells
+from scbayes.models._past import past_of, shift_between
 from scbayes.models._posterior import Posterior, moved, no_change
 from scbayes.models._refine import refine
 from scbayes.models._warm_start import Start
@@ -90,6 +92,8 @@ class Found(NamedTuple):
         Arrays with which the optimisation can go on; none if it is done.
     drawn
         Draws of Markov chains.
+    past
+        The cells as genes see them, where the summary alone does not say (see :class:`scbayes.counts.Past`).
     """
 
     posterior: Posterior
@@ -98,6 +102,7 @@ class Found(NamedTuple):
     unfinished: tuple = ()
     interrupted: bool = False
     drawn: Drawn | None = None
+    past: Past | None = None
 
 
 def compile_ahead(model: Model, outline: Start, data: Data, mrna: float, seed: int, settings: Settings) -> None:
@@ -156,7 +161,11 @@ def optimise(
     }
     more = {"convergence": how | _level(training.losses, data, n_latent), "k_hat": _describe_k_hat(refined.k_hat)}
     found = at_total(model, refined.posterior, start.priors, np.log(mrna), data.summary.batch)
-    return Found(data.of_all(finite(found)), training.losses, more, unfinished, training.interrupted)
+    if refined.evidence is None:
+        past = _past(model, data, start.evidence, start.posterior, found, start.priors)
+    else:
+        past = _past(model, data, refined.evidence, posterior, found, start.priors)
+    return Found(data.of_all(finite(found)), training.losses, more, unfinished, training.interrupted, past=past)
 
 
 def approximate(model: Model, start: Start, data: Data, facts: dict, settings: Settings) -> Found:
@@ -167,7 +176,8 @@ def approximate(model: Model, start: Start, data: Data, facts: dict, settings: S
     losses = np.zeros(0)
     log_mrna = np.log(facts["total_mrna"]["median"])
     found = at_total(model, start.posterior, start.priors, log_mrna, data.summary.batch)
-    return Found(data.of_all(finite(found)), losses, {"convergence": how | _level(losses, data, n_latent)})
+    past = _past(model, data, start.evidence, start.posterior, found, start.priors)
+    return Found(data.of_all(finite(found)), losses, {"convergence": how | _level(losses, data, n_latent)}, past=past)
 
 
 def sample(model: Model, start: Start, data: Data, facts: dict, settings: Settings) -> Found:
@@ -214,7 +224,8 @@ def sample(model: Model, start: Start, data: Data, facts: dict, settings: Settin
     }
     more = {"convergence": how | _level(losses, data, n_latent), "mcmc": mcmc}
     found = at_total(model, drawn.posterior(model, posterior), start.priors, log_mrna, data.summary.batch)
-    return Found(finite(found), losses, more, drawn=drawn, interrupted=chains.interrupted)
+    past = _past(model, data, start.evidence, start.posterior, found, start.priors)
+    return Found(finite(found), losses, more, drawn=drawn, interrupted=chains.interrupted, past=past)
 
 
 def inputs_of(start: Start, data: Data, mrna: float) -> Inputs:
@@ -233,6 +244,16 @@ def finite(posterior: Posterior) -> Posterior:
     return posterior
 
 
+def _past(
+    model: Model, data: Data, evidence: Evidence, there: Posterior, found: Posterior, priors: dict
+) -> Past | None:
+    """Past cells for later: those of ``evidence``, projected at ``there``, on the scale of what was found."""
+    if exact(model) or model.config.mixture:
+        return None
+    before, after = (log_nu(model, posterior, priors)[0] for posterior in (there, found))
+    return past_of(evidence, data.summary, shift_between(before, after, data.summary.batch, data.summary.n_batches))
+
+
 def _n_latent(posterior: Posterior, data: Data) -> int:
     """Number of latent numbers, of all cells."""
     return n_coordinates(posterior) - len(posterior.cell_loc) + (data.n_cells if len(posterior.cell_loc) else 0)
@@ -242,7 +263,7 @@ def _level(losses: np.ndarray, data: Data, n_latent: int) -> dict:
     """Mean loss of the last window, and sizes to compare it with."""
     last = losses[-WINDOW:][np.isfinite(losses[-WINDOW:])]
     level = float(last.mean()) if last.size else None
-    entries = data.n_cells * data.summary.n_genes
+    entries = data.summary.group_cells.sum() * data.summary.n_genes
     return {"loss": level, "loss_per_entry": None if level is None else level / entries, "n_latent": int(n_latent)}
 
 

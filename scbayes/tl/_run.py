@@ -18,7 +18,7 @@ from scbayes.models._model import Model
 from scbayes.models._posterior import Posterior, no_change
 from scbayes.models._priors import LEARNED, check_priors, default_priors, to_json
 from scbayes.models._warm_start import Start, warm_start
-from scbayes.state import Fit, Source, read_fit, read_unfinished, split_pooled
+from scbayes.state import Fit, Seen, Source, name_ids, read_fit, read_unfinished, split_pooled
 from scbayes.tl._methods import Data, Found, Settings, alike, approximate, compile_ahead, optimise, sample
 from scbayes.tl._start_components import Components
 
@@ -27,21 +27,45 @@ TOTAL_MRNA = 2e5
 
 
 class Run(NamedTuple):
-    """What a run gave: the model, where it started, what was found, and the facts to record."""
+    """What a run gave: the model, where it started, what was found, and the facts to record.
+
+    ``summary`` is of all cells, ``source`` of those that are here.
+    """
 
     model: Model
     start: Start
     found: Found
     facts: dict
+    source: Source
+    summary: Summary
 
 
 def start_run(
     model: Model, source: Source, priors: dict, seed: int, settings: Settings, components: Components | None = None
 ) -> Run:
     """Fit from the beginning; a mixture from ``components``."""
-    counts = counts_of(source)
-    summary = counts.summarise(keep=counts.streamed and _reads_again(model))
+    counts, summary = count(model, source)
     _check_size(summary, source.where)
+    return run(model, source, Data(counts, summary), summary, priors, seed, settings, components)
+
+
+def count(model: Model, source: Source) -> tuple[Counts, Summary]:
+    """The counts as the models read them, and their summary."""
+    counts = counts_of(source)
+    return counts, counts.summarise(keep=counts.streamed and _reads_again(model))
+
+
+def run(
+    model: Model,
+    source: Source,
+    data: Data,
+    summary: Summary,
+    priors: dict,
+    seed: int,
+    settings: Settings,
+    components: Components | None = None,
+) -> Run:
+    """Fit to ``data``; ``summary`` is of all cells."""
     mrna_mean, mrna_sd = _total_mrna(model.config, priors.get("total_mrna"), summary)
     given = check_priors(model.config, {site: prior for site, prior in priors.items() if site != "total_mrna"})
     mixed = {}
@@ -49,11 +73,11 @@ def start_run(
         ordered = bool(components.names)
         mixed = {"membership": components.membership, "labels": components.labels, "ordered": ordered}
     both = default_priors(model.config) | given
-    data, log_mrna = alike(model, Data(counts, summary), settings), np.log(mrna_mean)
+    data, log_mrna = alike(model, data, settings), np.log(mrna_mean)
     mixed["spread"] = settings.method != "laplace"
     if settings.method == "svi":
         mixed["foreseen"] = lambda outline: compile_ahead(model, outline, data, mrna_mean, seed, settings)
-    start = warm_start(model, counts, data.summary, both, set(given), log_mrna, **mixed)
+    start = warm_start(model, data.counts, data.summary, both, set(given), log_mrna, **mixed)
     facts = {
         "layer": source.layer,
         "mask_var": source.mask_var,
@@ -71,7 +95,7 @@ def start_run(
     if components is not None:
         facts["components"] = _describe_components(components, start)
     find = {"svi": optimise, "laplace": approximate, "nuts": sample}[settings.method]
-    return _run(model, start, find(model, start, data, facts, settings), facts, settings)
+    return _run(model, start, find(model, start, data, facts, settings), facts, settings, source, summary)
 
 
 def _reads_again(model: Model) -> bool:
@@ -105,12 +129,14 @@ def counts_of(source: Source) -> Counts:
 def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | None:
     """Go on with an unfinished fit; None if it is done."""
     fit = read_fit(adata, key)
+    facts, model = fit.facts, fit.model
     arrays = read_unfinished(adata, key)
+    if "added" in facts and not fit.converged:
+        msg = f"cells were added to {key!r}, so it cannot be resumed: fit all cells together, or add with more n_steps"
+        raise ValueError(msg)
     if not arrays:
         return None
-    facts, model = fit.facts, fit.model
-    counts = counts_of(source)
-    summary = counts.summarise(keep=counts.streamed and _reads_again(model))
+    counts, summary = count(model, source)
     if _fingerprint(summary) != facts["data"]:
         msg = (
             f"the counts in {source.where} are not those that {key!r} was fitted on "
@@ -130,12 +156,12 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
     data, log_mrna = alike(model, Data(counts, summary), settings), np.log(facts["total_mrna"]["median"])
     start = Start(posterior, evidence_at(model, counts, data.summary, fit.priors, posterior, log_mrna), fit.priors)
     found = optimise(model, start, data, facts, settings, progress, fit.losses)
-    return _run(model, start, found, facts, settings)
+    return _run(model, start, found, facts, settings, source, summary)
 
 
-def as_fit(run: Run, key: str, adata, source: Source) -> Fit:
+def as_fit(run: Run, key: str, adata) -> Fit:
     """The fit that a run gave."""
-    posterior = run.found.posterior
+    posterior, source = run.found.posterior, run.source
     total = total_abundance(run.model.config, posterior)
     rest = np.zeros((*posterior.gene_loc.shape[:-2], posterior.gene_loc.shape[-1], 0))
     if source.mask is not None:  # the pooled gene comes last
@@ -157,10 +183,26 @@ def as_fit(run: Run, key: str, adata, source: Source) -> Fit:
     )
 
 
-def _run(model: Model, start: Start, found: Found, facts: dict, settings: Settings) -> Run:
+def seen_by(run: Run, adata, before: Seen | None = None) -> Seen | None:
+    """What to remember of the cells of a run, those ``before`` it first; None of a mixture's."""
+    if run.model.config.mixture:
+        return None
+    genes = name_ids(adata.var_names if run.source.mask is None else adata.var_names[run.source.mask])
+    cells = name_ids(adata.obs_names)
+    if before is not None:
+        cells = np.concatenate([before.cells, cells[~np.isin(cells, before.cells)]])
+    nu = None
+    if run.found.past is not None:
+        nu = np.stack([run.found.posterior.cell_loc, run.found.posterior.cell_scale], 1)
+    return Seen(genes, cells, run.summary, run.found.past, nu)
+
+
+def _run(
+    model: Model, start: Start, found: Found, facts: dict, settings: Settings, source: Source, summary: Summary
+) -> Run:
     versions = {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")}
     how = {"method": settings.method, "optimizer": _optimizer_name(settings), "versions": versions}
-    return Run(model, start, found, facts | found.facts | how)
+    return Run(model, start, found, facts | found.facts | how, source, summary)
 
 
 def _optimizer_name(settings: Settings) -> str:

@@ -1,0 +1,103 @@
+"""New cells in a fit that is there: their counts are added to what it remembers, and old ones are not read again.
+
+Where the likelihood reads cells through the summary alone, the result is that of a fit to all cells together. Where
+genes have odds of their own or zeros of a second kind, and capture, old cells are seen through the sums on nodes of
+their ln nu that the fit kept: their nu follow the genes together, batch by batch (see
+:mod:`scbayes.models._past`).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpyro.distributions as dist
+
+from scbayes.counts import Summary, merge
+from scbayes.models import Model, ModelConfig
+from scbayes.models._at_posterior import exact, log_nu, view
+from scbayes.models._new_cells import as_coordinate
+from scbayes.models._priors import from_json
+from scbayes.state import Seen, Source, find_counts, name_ids, read_manifest, read_seen
+from scbayes.tl._methods import Data, Settings
+from scbayes.tl._run import Run, count, run, seen_by
+
+#: What a posterior has of cells.
+CELLS = ("cell_loc", "cell_scale")
+
+
+def update_run(adata, key: str, seed: int, settings: Settings) -> tuple[Run, Seen]:
+    """Fit again with the cells of ``adata`` that ``key`` has not seen: the run, and what to remember after it."""
+    manifest, seen = read_manifest(adata, key), read_seen(adata, key)
+    facts, config = manifest["facts"], ModelConfig.from_json(manifest["model"])
+    source, genes = _source(adata, key, facts, seen)
+    cells = name_ids(adata.obs_names)
+    new = np.flatnonzero(~np.isin(cells, seen.cells))
+    if not len(new):
+        msg = f"all {adata.n_obs} cells of adata are in the fit {key!r} already: nothing to add"
+        raise ValueError(msg)
+    model = Model.of(replace(config, n_batches=max(len(source.batches), 1)))
+    if settings.method == "nuts" and not exact(model):
+        msg = f"method='nuts' needs the counts of all cells, and of those in {key!r} there are sums: leave method out"
+        raise ValueError(msg)
+    counts, summary = count(model, source.select(new))
+    n_old, n_batches = len(seen.cells), model.config.n_batches
+    whole = merge(seen.summary.reordered(genes, n_batches), summary)
+    there = whole if exact(model) else whole.without_cells(n_old, seen.past.reordered(genes, n_batches))
+    given = {site: from_json(prior) for site, prior in facts["priors"].items() if site not in facts["learned"]}
+    if config.capture:
+        given["total_mrna"] = _total_mrna(facts["total_mrna"], whole)
+    data = Data(counts, there)
+    found = run(model, source, data, whole, given, seed, settings)
+    if not exact(model):
+        found = _with_old_cells(found, data, seen.nu)
+    found = found._replace(facts=found.facts | {"added": [*facts.get("added", []), len(new)]})
+    after = seen_by(found, adata, seen)
+    return _here(found, _places(cells, after.cells)), after
+
+
+def _source(adata, key: str, facts: dict, seen: Seen) -> tuple[Source, np.ndarray]:
+    """Counts as the fit has them, and where in ``adata`` its genes are: the place of each among those fitted."""
+    known = facts["batches"] if facts["batch_key"] is not None else None
+    source = find_counts(adata, facts["layer"], None, facts["batch_key"], defaults=False, known=known)
+    genes = name_ids(adata.var_names)
+    mask = np.isin(genes, seen.genes)
+    if mask.sum() < len(seen.genes) or len(genes) != facts["n_genes"]:
+        msg = (
+            f"the fit {key!r} is of {facts['n_genes']} genes, and adata has {len(genes)}, "
+            f"{len(seen.genes) - mask.sum()} of those that were fitted missing: give new cells with the same genes"
+        )
+        raise ValueError(msg)
+    place = _places(seen.genes, genes[mask])
+    if mask.all():
+        return source._replace(mask_var=facts["mask_var"]), place
+    return source._replace(mask=mask, mask_var=facts["mask_var"]), np.append(place, len(place))  # the pooled gene
+
+
+def _places(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each of ``ids`` is ``among`` others."""
+    order = np.argsort(among)
+    return order[np.searchsorted(among, ids, sorter=order)]
+
+
+def _total_mrna(stated: dict, summary: Summary) -> float | dist.LogNormal:
+    """As it was, unless new cells have more counts than that."""
+    mean, largest = stated["median"], float(summary.cell_total.max())
+    mean = mean if mean > largest else 2 * largest
+    return dist.LogNormal(np.log(mean), stated["log_sd"]) if stated["log_sd"] else mean
+
+
+def _with_old_cells(found: Run, data: Data, nu: np.ndarray) -> Run:
+    """The run with the nu of old cells, which follow the genes, before those of new ones."""
+    model, priors, posterior = found.model, found.start.priors, found.found.posterior
+    log_mrna, past = np.log(found.facts["total_mrna"]["median"]), data.summary.past
+    placed = view(model, data.counts, data.summary, priors, posterior, log_mrna).summary.past
+    loc, scale = log_nu(model, posterior._replace(cell_loc=nu[:, 0], cell_scale=nu[:, 1]), priors)
+    old = as_coordinate(model, loc + (placed.nodes - past.nodes)[past.batch, 0], scale, priors)
+    both = {name: np.append(own, getattr(posterior, name)) for name, own in zip(CELLS, old, strict=True)}
+    return found._replace(found=found.found._replace(posterior=posterior._replace(**both)))
+
+
+def _here(found: Run, cells: np.ndarray) -> Run:
+    """The run with the cells that are here; what could go on with them alone is left out."""
+    posterior = found.found.posterior
+    kept = {name: getattr(posterior, name)[cells] for name in CELLS if len(posterior.cell_loc)}
+    return found._replace(found=found.found._replace(posterior=posterior._replace(**kept), unfinished=()))
