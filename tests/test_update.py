@@ -2,6 +2,7 @@
 
 import anndata as ad
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 import scbayes as sb
@@ -171,13 +172,14 @@ def refused(fit: ad.AnnData, cells: ad.AnnData, error: type, match: str, **setti
 
 def test_what_cannot_be_updated_says_so(everything):
     fit = fitted(everything[:200])
-    refused(fit, everything[:150], ValueError, "all 150 cells of adata are in the fit 'sb' already")
-    refused(fit, everything[200:, 1:], ValueError, "40 genes, and adata has 39, 1 of those")
+    refused(fit, everything[:150], ValueError, "none of the 150 cells of adata is new to the fit 'sb'")
+    refused(fit, everything[200:, 1:], ValueError, "40 genes, and adata has 39; 1 of the fit's")
     renamed = everything[200:].copy()
     renamed.var_names = [f"other{i}" for i in range(N_GENES)]
-    refused(fit, renamed, ValueError, "40 of those that were fitted missing")
+    refused(fit, renamed, ValueError, "40 of the fit's are missing")
     refused(fit, everything, ValueError, "leave one of them out", resume=True)
-    refused(fit, everything, ValueError, "method='nuts' needs the counts of all cells", method="nuts")
+    refused(fit, everything, ValueError, "method='nuts' draws the nu of all cells", method="nuts")
+    refused(fit, everything, ValueError, "leave model, parameterization, batch_key out", **OTHER)
     refused(fitted(everything, n_components=2), everything, ValueError, "mixtures")
     fit.uns["sb"]["seen"] = {"count": np.arange(3)}
     refused(fit, everything, ValueError, "damaged")
@@ -185,8 +187,56 @@ def test_what_cannot_be_updated_says_so(everything):
         sb.tl.fit(everything.copy(), update=True)
 
 
-def test_a_cut_update_is_not_resumed(everything):
-    cells = updated(fitted(everything[:200]), everything, n_steps=50)
-    assert "unfinished" not in cells.uns["sb"]
-    with pytest.raises(ValueError, match="cells were added"):
-        sb.tl.fit(cells, resume=True)
+OTHER = {"model": "zinb", "parameterization": "linked", "batch_key": "lane"}
+
+
+def test_pooled_genes_must_be_the_same_too(everything):
+    fit = fitted(everything[:200], model="nbdm", mask_var="wanted")
+    other = everything[200:].copy()
+    other.var_names = [
+        name if wanted else f"no{name}" for name, wanted in zip(fit.var_names, fit.var["wanted"], strict=True)
+    ]
+    refused(fit, other, ValueError, "8 of the fit's are missing")
+
+
+def test_another_cell_of_the_same_name_is_refused(everything):
+    other = everything[100:].copy()
+    other.obs_names = [*other.obs_names[1:], other.obs_names[0]]
+    refused(fitted(everything[:200]), other, ValueError, r"counts, and had \d+ when 'sb' was fitted: give it a name")
+
+
+@pytest.mark.parametrize("settings", [{"parameterization": "standard"}, {}], ids=["summary", "sums"])
+def test_what_does_not_converge_leaves_the_fit_as_it_was(everything, settings):
+    cells = carry(fitted(everything[:200], **settings), everything)
+    before = cells.uns["sb"]["manifest"]
+    with pytest.raises(RuntimeError, match="raise n_steps"):
+        sb.tl.fit(cells, update=True, n_steps=50, progress=False)
+    assert cells.uns["sb"]["manifest"] == before
+    sb.tl.fit(cells, update=True, progress=False)
+    assert sb.get.fit(cells).facts["added"] == [100]
+
+
+def test_prior_of_nu_only_where_old_cells_are_not_sums(everything):
+    prior = {"nu": dist.LogNormal(np.log(0.1), 0.4)}
+    refused(fitted(everything[:200], priors=prior), everything, ValueError, "'sb' has its own prior of nu")
+    prior |= {"r": dist.LogNormal(0.0, 1.0)}
+    fit = fitted(everything[:200], parameterization="standard", priors=prior)
+    assert_same(updated(fit, everything), fitted(everything, parameterization="standard", priors=prior), 1e-9)
+
+
+def test_batches_keep_their_names_whatever_their_type(everything):
+    adata = everything.copy()
+    adata.obs["lane"] = np.tile([1, 2, 3], 100)
+    fit = fitted(adata[:200], model="nbdm", method="laplace", batch_key="lane")
+    new = adata[200:].copy()
+    new.obs["lane"] = new.obs["lane"].astype(float)
+    assert sb.get.fit(updated(fit, new, method="laplace")).facts["batches"] == ["1", "2", "3"]
+
+
+def test_cells_of_one_batch_are_read_on(everything):
+    fit = fitted(everything[:200], model="nbdm", method="laplace", batch_key="lane")
+    alone = updated(fit, everything[200:], method="laplace")
+    sb.tl.residuals(alone)
+    sb.tl.predict(alone, n_samples=5, progress=False)
+    with pytest.raises(ValueError, match="some batches that 'sb' was fitted on have no cell here"):
+        sb.tl.calibrate(alone, n_simulations=2, progress=False)

@@ -169,7 +169,7 @@ def solve_cells(
 def _solve(slope, bend, ends, loc, scale, prior, unconstrained):
     """Newton's method on the mean of each cell's normal, with derivatives averaged over it."""
     low, high = ends
-    first, second = (jax.vmap(f, (0, None, None)) for f in (jax.grad(log_prior), jax.grad(jax.grad(log_prior))))
+    first, second = (jax.vmap(f, (0, None, None)) for f in (jax.grad(_log_prior), jax.grad(jax.grad(_log_prior))))
 
     def derivatives(x):
         t = jnp.clip((2 * x - low - high) / (high - low), -1, 1)
@@ -190,7 +190,7 @@ def _solve(slope, bend, ends, loc, scale, prior, unconstrained):
     return jax.lax.while_loop(lambda now: (now[0] < N_STEPS) & (now[1] > TOLERANCE), step, start)[2:]
 
 
-def log_prior(x: Array, prior: dist.Distribution, unconstrained: bool) -> Array:  # noqa: FBT001
+def _log_prior(x: Array, prior: dist.Distribution, unconstrained: bool) -> Array:  # noqa: FBT001
     """Log density of ln nu."""
     return prior.log_prob(x) if unconstrained else prior.log_prob(jnp.exp(x)) + x
 

@@ -2,14 +2,14 @@ r"""Cells whose counts are gone, seen by genes that have moved on.
 
 What genes read of such cells are sums on nodes of :math:`\ln\nu` (see :class:`scbayes.counts.Past`), taken where the
 cells were. When new cells move the genes, those of a batch follow together, by one shift :math:`\delta_b` of their
-:math:`\ln\nu` that maximises their likelihood and prior
+:math:`\ln\nu` at which their log likelihood
 
 .. math::
-    \sum_{m} \Big[\sum_g N_{bgm} A_g(\tau_m + \delta_b) + D_{bgm} E_g(\tau_m + \delta_b)\Big]
-    + N_{bm} Z(\tau_m + \delta_b) + N_b \ln p(\bar x_b + \delta_b)
+    \sum_{m} \Big[N_{bm} Z(\tau_m + \delta_b) + \sum_g N_{bgm} A_g(\tau_m + \delta_b)
+    + D_{bgm} E_g(\tau_m + \delta_b)\Big]
 
-with the functions of :meth:`scbayes.models._likelihood.NegativeBinomialCounts.node_functions`, and the prior at the
-cells' mean (exact where it is normal in :math:`\ln\nu`).
+is highest, with the functions of :meth:`scbayes.models._likelihood.NegativeBinomialCounts.node_functions`. (Their
+prior, learned and wide, does not pull them.)
 """
 
 from functools import partial
@@ -20,18 +20,28 @@ import numpy as np
 from jax import Array
 
 from scbayes.counts import Past, Summary
-from scbayes.models._cells import log_prior
 from scbayes.models._evidence import Evidence
 from scbayes.models._model import Model
 
-#: Newton steps, and the longest of them.
-N_STEPS, LONGEST = 6, 1.0
+#: Newton steps, and the longest of them (the total mRNA may be another by orders of magnitude).
+N_STEPS, LONGEST = 12, 1.0
 
 
 def place(model: Model, past: Past, points: Array, log_odds: Array | None, priors: dict, log_mrna: float) -> Past:
     """Past cells where they belong given the genes, at ``points`` (see ``Genes.points``) and ``log_odds``."""
     shift = np.asarray(_shift(model, past._replace(batch=None, cell_total=None), points, log_odds, priors, log_mrna))
     return past._replace(nodes=past.nodes + shift[:, None])
+
+
+def beside(past: Past, log_nu: np.ndarray, cell_total: np.ndarray) -> Past:
+    """Past cells on the scale of others, at ``log_nu``: both have the same nu for a count."""
+    seen = cell_total > 0
+    if not seen.any() or not past.cell_total.any():
+        return past
+    here = np.mean(log_nu[seen] - np.log(cell_total[seen]))
+    mean = np.sum(past.node_cells * past.nodes) / past.node_cells.sum()
+    there = mean - np.mean(np.log(np.maximum(past.cell_total, 0.5)))
+    return past._replace(nodes=past.nodes + here - there)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -44,13 +54,7 @@ def _shift(model: Model, past: Past, points: Array, log_odds: Array | None, prio
         found = jnp.sum(past.node_cells * all_zero) + jnp.sum(past.node_counts * per_count)
         return found if per_detection is None else found + jnp.sum(past.node_detected * per_detection)
 
-    def value(shift: Array) -> Array:
-        prior = jax.vmap(log_prior, (0, None, None))(mean + shift, priors["nu"], model.config.unconstrained)
-        return jax.lax.map(lambda z: at(z, shift), points).mean() + jnp.sum(n_cells * prior)
-
-    n_cells = past.node_cells.sum(1)
-    mean = jnp.sum(past.node_cells * past.nodes, 1) / jnp.maximum(n_cells, 1)
-    slope = jax.grad(value)
+    slope = jax.grad(lambda shift: jax.lax.map(lambda z: at(z, shift), points).mean())
 
     def step(_, shift: Array) -> Array:
         gradient, bend = jax.jvp(slope, (shift,), (jnp.ones_like(shift),))  # batches do not feel each other

@@ -22,7 +22,7 @@ from scbayes.models._evidence import Evidence, evidence_of
 from scbayes.models._genes import Coupling, Genes
 from scbayes.models._model import Model
 from scbayes.models._new_cells import as_coordinate
-from scbayes.models._past import place
+from scbayes.models._past import beside, place
 from scbayes.models._posterior import Posterior
 from scbayes.models._priors import LEARNED
 from scbayes.stats._newton import Maximum
@@ -148,6 +148,8 @@ def _first(
         loc, width = _moments_of_log(priors["nu"], unconstrained=model.config.unconstrained)
         data, prior = 1 / (cells.scale**2 + COMPOSITION), 1 / width**2
         cells = cells._replace(loc=(cells.loc * data + loc * prior) / (data + prior))
+    if summary.past is not None:
+        summary = pairs = replace(summary, past=beside(summary.past, cells.loc, total))
     solver = Genes(model, summary, log_mrna, spread=spread)
     weights = np.zeros(0)
     if model.config.mixture:
@@ -181,8 +183,11 @@ def _round(model: Model, counts: Counts, now: State, learned, steps: int, *, las
         now.summary = replace(now.summary, past=place(model, now.summary.past, points, odds, now.priors, log_mrna))
     if model.n_factors:  # b is set by the total mRNA: what the sum of r misses goes into nu
         gauge = log_mrna - np.log(total_r(model, now.solver, now.genes, now.priors))
-        missed = (np.asarray(odds)[:, 0] - gauge).reshape(model.config.n_batches, -1)[now.summary.batch]
-        missed = np.sum(now.summary.membership * missed, 1) / now.summary.weight
+        of_groups = (np.asarray(odds)[:, 0] - gauge).reshape(model.config.n_batches, -1)
+        missed = np.sum(now.summary.membership * of_groups[now.summary.batch], 1) / now.summary.weight
+        if now.summary.past is not None:
+            past = now.summary.past
+            now.summary = replace(now.summary, past=past._replace(nodes=past.nodes + of_groups))
         now.cells = now.cells._replace(loc=now.cells.loc + missed)
         now.level = gauge[: len(now.level)]
 

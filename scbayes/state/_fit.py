@@ -193,8 +193,7 @@ def _how_it_went(facts: dict) -> str:
         verdict = "chains agree" if how["converged"] else "chains do NOT agree: draw more with n_samples="
         diverged = f", {mcmc['n_divergent']} diverged" if mcmc["n_divergent"] else ""
         return f"{verdict}, R-hat {r_hat:.3f}; {how['n_steps']} draws of {mcmc['n_chains']} chains{diverged}"
-    go_on = "fit all cells together" if "added" in facts else "fit(..., resume=True) goes on"
-    state = "converged" if how["converged"] else f"NOT converged: {go_on}"
+    state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
     rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
     level = "no finite loss"
     if how["loss"] is not None:

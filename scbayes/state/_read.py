@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from scbayes.models import ModelConfig
 from scbayes.models._marginals import Total
@@ -152,6 +153,13 @@ def _check_names(names, stored: np.ndarray, fit_id: str, key: str, what: str, at
         raise ValueError(msg)
 
 
+def batch_names(column: pd.Series) -> pd.Series:
+    """Names of batches; whole numbers are called the same whatever their type, missing ones stay so."""
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype(str).where(column.notna())
+
+
 def batch_codes(adata: "AnnData", facts: dict, key: str) -> np.ndarray:
     """Codes of the batches of the cells of ``adata``, as they were when ``key`` was fitted: int32 ``(n_cells,)``."""
     if facts["batch_key"] is None:
@@ -160,7 +168,7 @@ def batch_codes(adata: "AnnData", facts: dict, key: str) -> np.ndarray:
         msg = f"the fit {key!r} needs obs[{facts['batch_key']!r}], its batches, which is not there"
         raise KeyError(msg)
     code = {name: i for i, name in enumerate(facts["batches"])}
-    names = adata.obs[facts["batch_key"]].astype(str)
+    names = batch_names(adata.obs[facts["batch_key"]]).fillna("nan")
     unknown = sorted(set(names) - set(code))
     if unknown:
         msg = f"obs[{facts['batch_key']!r}] has batches that {key!r} was not fitted on: {unknown[:5]}"

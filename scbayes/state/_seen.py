@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Integers are stored in half the space where they fit.
 LARGEST = np.iinfo(np.int32).max
+#: Parts of `Past` that are stored as they are.
+SUMS = ("nodes", "node_cells", "node_counts", "node_detected")
 
 
 class Seen(NamedTuple):
@@ -21,7 +23,9 @@ class Seen(NamedTuple):
     Attributes
     ----------
     genes, cells
-        Fingerprints of the names of the genes that were fitted on their own, and of all cells: uint64.
+        Fingerprints of the names of all genes and cells, uint64.
+    fitted
+        Which of the genes were fitted on their own, bool.
     summary
         Of the counts of all cells.
     past
@@ -32,6 +36,7 @@ class Seen(NamedTuple):
 
     genes: np.ndarray
     cells: np.ndarray
+    fitted: np.ndarray
     summary: Summary
     past: Past | None = None
     nu: np.ndarray | None = None
@@ -45,13 +50,18 @@ def name_ids(names) -> np.ndarray:
 def pack_seen(seen: Seen) -> dict[str, np.ndarray]:
     """Arrays to store."""
     summary = seen.summary
-    arrays = {"genes": seen.genes, "cells": seen.cells, "sizes": np.array([summary.n_genes, summary.n_batches])}
+    arrays = {
+        "genes": seen.genes,
+        "cells": seen.cells,
+        "fitted": seen.fitted,
+        "sizes": np.array([summary.n_genes, summary.n_batches]),
+    }
     for name in ("batch", "cell_total", "cell_detected", "count"):
         arrays[name] = _small(getattr(summary, name))
     batch, gene = np.divmod(summary.row, summary.n_genes)
     arrays |= {"pair_gene": _small(gene), "pair_batch": _small(batch), "pair_cells": _small(summary.cells)}
     if seen.past is not None:
-        arrays |= {name: getattr(seen.past, name) for name in ("nodes", "node_cells", "node_counts", "node_detected")}
+        arrays |= {name: getattr(seen.past, name) for name in SUMS}
         arrays["nu"] = seen.nu
     return arrays
 
@@ -85,9 +95,9 @@ def read_seen(adata: "AnnData", key: str) -> Seen:
     summary = Summary(n_genes, n_batches, part["batch"].astype(np.int32), *integers, row, *pairs)
     past, nu = None, None
     if "nodes" in part:
-        sums = (part[name] for name in ("nodes", "node_cells", "node_counts", "node_detected"))
+        sums = (part[name] for name in SUMS)
         past, nu = Past(summary.batch, summary.cell_total, *sums), part["nu"]
-    return Seen(part["genes"], part["cells"], summary, past, nu)
+    return Seen(part["genes"], part["cells"], part["fitted"].astype(bool), summary, past, nu)
 
 
 def _small(value: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scbayes.state._names import check_anndata
-from scbayes.state._read import read_manifest
+from scbayes.state._read import batch_names, read_manifest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -92,7 +92,8 @@ def find_counts(
 def stored_source(adata: "AnnData", key: str) -> Source:
     """The counts that a fit was made of."""
     facts = read_manifest(adata, key)["facts"]
-    return find_counts(adata, facts["layer"], facts["mask_var"], facts["batch_key"], defaults=False)
+    known = None if facts["batch_key"] is None else facts["batches"]
+    return find_counts(adata, facts["layer"], facts["mask_var"], facts["batch_key"], defaults=False, known=known)
 
 
 def _mask(adata: "AnnData", mask_var: str | None) -> np.ndarray | None:
@@ -102,6 +103,8 @@ def _mask(adata: "AnnData", mask_var: str | None) -> np.ndarray | None:
         msg = f"no column {mask_var!r} in adata.var, which has {list(adata.var.columns)}"
         raise KeyError(msg)
     mask = adata.var[mask_var]
+    if isinstance(mask.dtype, pd.BooleanDtype) and not mask.isna().any():
+        mask = mask.astype(bool)
     if mask.dtype != bool:
         msg = f"var[{mask_var!r}] has dtype {mask.dtype}; a mask of genes is bool"
         raise ValueError(msg)
@@ -117,7 +120,7 @@ def _batch(adata: "AnnData", batch_key: str | None, known: list[str] | None) -> 
     if batch_key not in adata.obs:
         msg = f"no column {batch_key!r} in adata.obs, which has {list(adata.obs.columns)}"
         raise KeyError(msg)
-    codes, names = pd.factorize(adata.obs[batch_key].astype(str).where(adata.obs[batch_key].notna()), sort=True)
+    codes, names = pd.factorize(batch_names(adata.obs[batch_key]), sort=True)
     if (codes < 0).any():
         msg = f"obs[{batch_key!r}] is missing for {(codes < 0).sum()} cells: give each a batch"
         raise ValueError(msg)

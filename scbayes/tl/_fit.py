@@ -13,7 +13,7 @@ from scbayes.tl._draw_slots import write_draws
 from scbayes.tl._methods import METHODS, Settings
 from scbayes.tl._run import as_fit, counts_of, resume_run, seen_by, start_run
 from scbayes.tl._start_components import ComponentSettings, start_components
-from scbayes.tl._update import update_run
+from scbayes.tl._update import check_settings, update_run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -125,12 +125,13 @@ def fit(  # noqa: PLR0913
         Go on with the unfinished fit under `key_added`, with its settings; give the same optimizer and loss.
         It ends where an uninterrupted fit ends.
     update
-        Add the cells of `adata` that the fit under `key_added` has not seen, with its settings, without counting the
-        others again; these need not be in `adata`, which needs ``uns[key_added]`` of the fit and all its genes. A batch
-        may be new. Where the likelihood reads cells through their summary alone (no capture; or shared odds and no zero
-        inflation) this is the fit of all cells together. Else the old cells' nu move together, batch by batch: the
-        genes' means are then within about a tenth of a standard deviation of that fit, and less close where new
-        cells are of other types than old ones. Not for mixtures.
+        Add the cells of `adata` that the fit under `key_added` has not seen, without counting the others again. These
+        need not be in `adata`, which needs ``uns[key_added]`` of the fit and all its genes. Model, layer, genes,
+        batches and priors are those of the fit; a batch may be new. What does not converge is not stored. Where the
+        likelihood reads cells through their summary alone (no capture; or shared odds and no zero inflation) this is
+        the fit of all cells together. Else the old cells' nu move together, batch by batch: the genes' means are then
+        within about a tenth of a standard deviation of that fit, and less close where new cells are of other types than
+        old ones. Not for mixtures.
     rng
         Seed, or generator from which one is drawn; the seed is recorded.
     key_added
@@ -175,21 +176,25 @@ def fit(  # noqa: PLR0913
     ValueError
         If the counts are not counts, the settings do not fit the model, the key is taken by something else, or a
         fit cannot be resumed or updated.
+    RuntimeError
+        If an update has not converged.
 
     References
     ----------
     Lopez, Regier, Cole, Jordan, Yosef (2018), Deep generative modeling for single-cell transcriptomics. Nat Methods.
     """
+    given = dict(locals())
     from scanpy import logging as logg
 
-    verb = f"resuming {key_added!r}" if resume else f"adding cells to {key_added!r}" if update else f"fitting {model}"
-    clock = logg.info(verb)
+    clock = logg.info(
+        f"resuming {key_added!r}" if resume else f"updating {key_added!r}" if update else f"fitting {model}"
+    )
     if resume or update:
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
-    if copy and adata.isbacked:
-        msg = "adata is backed by a file, which is not copied in memory: leave out copy=True, or use adata.to_memory()"
-        raise ValueError(msg)
+    _check_backed(adata, copy=copy)
+    if update:
+        check_settings(adata, key_added, given)
     _check_arguments(n_steps, priors, optimizer, loss)
     components = _components(init, n_init, labels_key, label_trust)
     mixture = _is_mixture(model, n_components, components)
@@ -219,8 +224,7 @@ def fit(  # noqa: PLR0913
         slots += write_draws(out, result, run.found.drawn.draws(result.law, run.facts["seed"]), len(result.losses))
     _report(logg, clock, result, slots)
     if run.found.interrupted:
-        goes_on = "; go on with fit(..., resume=True)" if method == "svi" and not update else ""
-        raise KeyboardInterrupt("nothing is stored, since copy=True" if copy else f"the fit so far is stored{goes_on}")
+        _say_interrupted(method, copy=copy)
     return out if copy else None
 
 
@@ -251,6 +255,13 @@ def _is_mixture(model: str, n_components: int | None, how: ComponentSettings) ->
         msg = f"both init={how.init!r} and labels_key={how.labels_key!r} say where components start: leave init out"
         raise ValueError(msg)
     return True
+
+
+def _check_backed(adata: "AnnData", *, copy: bool) -> None:
+    if adata.isbacked and (copy or adata.is_view):
+        what = "leave out copy=True" if copy else "a view of it cannot be written to"
+        msg = f"adata is backed by a file, which is not copied in memory: {what}, or use adata.to_memory()"
+        raise ValueError(msg)
 
 
 def _check_method(method: str, n_samples: int, *, mixture: bool, resume: bool, update: bool) -> None:
@@ -314,14 +325,20 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
         _report_chains(logg, result.key, mcmc, converged=how["converged"])
     elif not how["converged"] and result.facts["method"] == "svi":
         change = "" if how["drift"] is None else f" (last change {how['drift']:.3g} nats)"
-        advice = "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
-        advice = "fit all cells together with more n_steps" if "added" in result.facts else advice
-        logg.warning(f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: {advice}")
+        logg.warning(
+            f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: "
+            "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
+        )
     for warning in result.facts.get("components", {}).get("warnings", []):
         logg.warning(warning)
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} of {how['n_steps']} steps were not finite and were not taken")
     logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
+
+
+def _say_interrupted(method: str, *, copy: bool) -> None:
+    goes_on = "; go on with fit(..., resume=True)" if method == "svi" else ""
+    raise KeyboardInterrupt("nothing is stored, since copy=True" if copy else f"the fit so far is stored{goes_on}")
 
 
 def _report_chains(logg, key: str, mcmc: dict, *, converged: bool) -> None:

@@ -58,6 +58,9 @@ def choose(fit: Fit, max_cells: int | None, max_genes: int | None, rng: np.rando
     """Cells, in proportion from all batches, and genes, at random; None: all."""
     n_cells, n_genes = len(fit.cells), int(fit.fitted.sum())
     order = np.lexsort((rng.random(n_cells), fit.batch))
+    if len(np.unique(fit.batch)) < fit.config.n_batches:
+        msg = f"some batches that {fit.key!r} was fitted on have no cell here: calibrate on adata with all of them"
+        raise ValueError(msg)
     n = min(max_cells or n_cells, n_cells)
     cells = np.sort(order[np.arange(n) * n_cells // n])
     if len(np.unique(fit.batch[cells])) < fit.config.n_batches:

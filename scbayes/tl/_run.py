@@ -131,9 +131,6 @@ def resume_run(adata, key: str, source: Source, settings: Settings) -> Run | Non
     fit = read_fit(adata, key)
     facts, model = fit.facts, fit.model
     arrays = read_unfinished(adata, key)
-    if "added" in facts and not fit.converged:
-        msg = f"cells were added to {key!r}, so it cannot be resumed: fit all cells together, or add with more n_steps"
-        raise ValueError(msg)
     if not arrays:
         return None
     counts, summary = count(model, source)
@@ -187,14 +184,14 @@ def seen_by(run: Run, adata, before: Seen | None = None) -> Seen | None:
     """What to remember of the cells of a run, those ``before`` it first; None of a mixture's."""
     if run.model.config.mixture:
         return None
-    genes = name_ids(adata.var_names if run.source.mask is None else adata.var_names[run.source.mask])
+    fitted = np.ones(adata.n_vars, bool) if run.source.mask is None else run.source.mask
     cells = name_ids(adata.obs_names)
     if before is not None:
         cells = np.concatenate([before.cells, cells[~np.isin(cells, before.cells)]])
     nu = None
     if run.found.past is not None:
         nu = np.stack([run.found.posterior.cell_loc, run.found.posterior.cell_scale], 1)
-    return Seen(genes, cells, run.summary, run.found.past, nu)
+    return Seen(name_ids(adata.var_names), cells, fitted, run.summary, run.found.past, nu)
 
 
 def _run(

@@ -49,7 +49,8 @@ def main() -> None:
     ]
     if not args.table:
         run(wanted, args.out, args.jobs)
-    records = [record for record in read(args.out) if key_of(record) in set(wanted)]
+    place = {key: i for i, key in enumerate(wanted)}
+    records = sorted((record for record in read(args.out) if key_of(record) in place), key=lambda r: place[key_of(r)])
     summaries = summarise(records)
     report(args, calibration=wide(summaries), what_fails=[row for row in summaries if row["fails"]])
     if args.docs:
