@@ -5,14 +5,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbayes.inference import as_optimizer
 from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
 from scbayes.tl._draw_slots import write_draws
-from scbayes.tl._methods import METHODS, Settings
+from scbayes.tl._fit_arguments import (
+    as_seed,
+    check_arguments,
+    check_backed,
+    check_method,
+    component_settings,
+    is_mixture,
+)
+from scbayes.tl._methods import Found, Settings
 from scbayes.tl._run import as_fit, counts_of, resume_run, seen_by, start_run
-from scbayes.tl._start_components import ComponentSettings, start_components
+from scbayes.tl._start_components import start_components
 from scbayes.tl._update import check_settings, update_run
 
 if TYPE_CHECKING:
@@ -192,25 +199,23 @@ def fit(  # noqa: PLR0913
     if resume or update:
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
-    _check_backed(adata, copy=copy)
+    check_backed(adata, copy=copy)
     if update:
         check_settings(adata, key_added, given)
-    _check_arguments(n_steps, priors, optimizer, loss)
-    components = _components(init, n_init, labels_key, label_trust)
-    mixture = _is_mixture(model, n_components, components)
-    _check_method(method, n_samples, mixture=mixture, resume=resume, update=update)
+    check_arguments(n_steps, priors, optimizer, loss)
+    components = component_settings(init, n_init, labels_key, label_trust)
+    mixture = is_mixture(model, n_components, components)
+    check_method(method, n_samples, mixture=mixture, resume=resume, update=update)
     settings = Settings(method, optimizer, loss, n_steps, n_samples, stable_update, progress)
     with double():
-        seen = None
         if resume:
             run = resume_run(adata, key_added, stored_source(adata, key_added), settings)
             if run is None:
-                logg.info(f"    {key_added!r} had converged: nothing to resume", time=clock)
-                return adata.copy() if copy else None
+                return _say_done(adata, key_added, clock, copy=copy)
         elif update:
-            run, seen = update_run(adata, key_added, _seed(rng), settings)
+            run, seen = update_run(adata, key_added, as_seed(rng), settings)
         else:
-            source, seed = find_counts(adata, layer, mask_var, batch_key), _seed(rng)
+            source, seed = find_counts(adata, layer, mask_var, batch_key), as_seed(rng)
             config, start = _config(model, parameterization, per_batch, source, unconstrained=unconstrained), None
             if mixture:
                 start = start_components(adata, counts_of(source), n_components, components, seed)
@@ -223,8 +228,7 @@ def fit(  # noqa: PLR0913
     if run.found.drawn is not None:
         slots += write_draws(out, result, run.found.drawn.draws(result.law, run.facts["seed"]), len(result.losses))
     _report(logg, clock, result, slots)
-    if run.found.interrupted:
-        _say_interrupted(method, copy=copy)
+    _say_interrupted(run.found, method, copy=copy)
     return out if copy else None
 
 
@@ -235,88 +239,6 @@ def _config(model: str, parameterization: str | None, per_batch, source: Source,
         per_batch = () if n_batches == 1 else ("r" if parameterization == "standard" else "mu",)
     per_batch = (per_batch,) if isinstance(per_batch, str) else tuple(per_batch)
     return ModelConfig(model.removesuffix("_mix"), parameterization, unconstrained, n_batches, per_batch)
-
-
-def _is_mixture(model: str, n_components: int | None, how: ComponentSettings) -> bool:
-    if not isinstance(model, str):
-        msg = f"model={model!r}: give the name of a model, such as 'nbvcp'"
-        raise TypeError(msg)
-    whole = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
-    if n_components is not None and (not whole or n_components < 1):
-        msg = f"n_components={n_components!r}: give a whole number of at least 2, or None"
-        raise ValueError(msg)
-    grouped = how.labels_key is not None or how.init != "kmeans"
-    if not grouped and n_components in {None, 1} and not model.endswith("_mix"):
-        return False
-    if n_components == 1 or (n_components is None and not grouped):
-        msg = f"model={model!r} is a mixture: pass n_components=2 or more, or labels_key or init with groups of cells"
-        raise ValueError(msg)
-    if how.labels_key is not None and how.init != "kmeans":
-        msg = f"both init={how.init!r} and labels_key={how.labels_key!r} say where components start: leave init out"
-        raise ValueError(msg)
-    return True
-
-
-def _check_backed(adata: "AnnData", *, copy: bool) -> None:
-    if adata.isbacked and (copy or adata.is_view):
-        what = "leave out copy=True" if copy else "a view of it cannot be written to"
-        msg = f"adata is backed by a file, which is not copied in memory: {what}, or use adata.to_memory()"
-        raise ValueError(msg)
-
-
-def _check_method(method: str, n_samples: int, *, mixture: bool, resume: bool, update: bool) -> None:
-    if resume and update:
-        msg = "resume=True goes on with the same cells, and update=True adds others: leave one of them out"
-        raise ValueError(msg)
-    if method not in METHODS:
-        msg = f"unknown method {method!r}; choose one of {', '.join(METHODS)}"
-        raise ValueError(msg)
-    if method == "nuts" and mixture:
-        msg = "method='nuts' does not mix over the components of a mixture: leave method out, or fit without components"
-        raise ValueError(msg)
-    if resume and method != "svi":
-        msg = f"resume=True goes on with an optimisation, and method={method!r} is none: leave one of them out"
-        raise ValueError(msg)
-    if not isinstance(n_samples, int | np.integer) or n_samples < 10:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 10"
-        raise ValueError(msg)
-
-
-def _components(init: str, n_init: int, labels_key: str | None, label_trust: float) -> ComponentSettings:
-    if not isinstance(n_init, int | np.integer) or n_init < 1:
-        msg = f"n_init={n_init!r}: give a whole number of at least 1"
-        raise ValueError(msg)
-    if not isinstance(label_trust, int | float | np.number) or not 0.5 < label_trust <= 1:
-        msg = f"label_trust={label_trust!r}: give a probability above 0.5 and at most 1"
-        raise ValueError(msg)
-    if label_trust != 1 and labels_key is None:
-        msg = f"label_trust={label_trust!r} is about labels: give labels_key, the column of obs that has them"
-        raise ValueError(msg)
-    return ComponentSettings(init, n_init, labels_key, label_trust)
-
-
-def _check_arguments(n_steps: int, priors, optimizer, loss) -> None:
-    from numpyro.infer.elbo import ELBO
-
-    if priors is not None and not isinstance(priors, dict):
-        msg = f"priors is a {type(priors).__name__}: give a dict of parameter -> numpyro distribution"
-        raise TypeError(msg)
-    as_optimizer(optimizer)
-    if loss is not None and not isinstance(loss, ELBO):
-        msg = f"loss must be a numpyro ELBO such as Trace_ELBO(), not {type(loss).__name__}"
-        raise TypeError(msg)
-    if not isinstance(n_steps, int | np.integer) or n_steps < 1:
-        msg = f"n_steps={n_steps!r}: give a whole number of at least 1"
-        raise ValueError(msg)
-
-
-def _seed(rng: int | np.random.Generator) -> int:
-    if isinstance(rng, np.random.Generator):
-        return int(rng.integers(2**31))
-    if isinstance(rng, int | np.integer) and rng >= 0:
-        return int(rng)
-    msg = f"rng={rng!r}: give a whole number of at least 0, or a numpy Generator"
-    raise ValueError(msg)
 
 
 def _report(logg, clock, result: Fit, slots: list[str]) -> None:
@@ -336,7 +258,16 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
     logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))
 
 
-def _say_interrupted(method: str, *, copy: bool) -> None:
+def _say_done(adata: "AnnData", key: str, clock, *, copy: bool) -> "AnnData | None":
+    from scanpy import logging as logg
+
+    logg.info(f"    {key!r} had converged: nothing to resume", time=clock)
+    return adata.copy() if copy else None
+
+
+def _say_interrupted(found: Found, method: str, *, copy: bool) -> None:
+    if not found.interrupted:
+        return
     goes_on = "; go on with fit(..., resume=True)" if method == "svi" else ""
     raise KeyboardInterrupt("nothing is stored, since copy=True" if copy else f"the fit so far is stored{goes_on}")
 
