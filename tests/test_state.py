@@ -465,7 +465,11 @@ def test_only_plain_arrays_and_strings_are_stored(settings, n_steps):
 
 def test_entry_is_small_when_converged(adata):
     for key in FITS:
-        size = sum(len(value) if isinstance(value, str) else value.nbytes for value in leaves(adata.uns[key]))
+        entry = dict(adata.uns[key])
+        seen = sum(value.nbytes for value in leaves(entry.pop("seen")))
+        n_pairs = len(adata.uns[key]["seen"]["count"])
+        assert seen < 48 * N_CELLS + 16 * n_pairs + 8 * N_GENES * (2 + 2 * 32), key  # names, totals, nu; pairs; nodes
+        size = sum(len(value) if isinstance(value, str) else value.nbytes for value in leaves(entry))
         assert size < 5000 + 8 * len(sb.get.fit(adata, key).losses), key
     assert sum(np.size(value) for value in leaves(fitted(n_steps=50).uns["sb"])) > 3 * N_CELLS
 

@@ -53,7 +53,7 @@ def pack_seen(seen: Seen) -> dict[str, np.ndarray]:
     arrays = {
         "genes": seen.genes,
         "cells": seen.cells,
-        "fitted": seen.fitted,
+        "fitted": seen.fitted.astype(np.uint8),
         "sizes": np.array([summary.n_genes, summary.n_batches]),
     }
     for name in ("batch", "cell_total", "cell_detected", "count"):

@@ -207,6 +207,7 @@ def fit(  # noqa: PLR0913
     mixture = is_mixture(model, n_components, components)
     check_method(method, n_samples, mixture=mixture, resume=resume, update=update)
     settings = Settings(method, optimizer, loss, n_steps, n_samples, stable_update, progress)
+    seen = None
     with double():
         if resume:
             run = resume_run(adata, key_added, stored_source(adata, key_added), settings)
