@@ -102,7 +102,9 @@ def held_out(found: dict, folder: Path) -> str:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     save(figure, folder, "benchmarks_held_out")
     return HELD_OUT.format(
-        machine=machine(found), table=table(_by_model(fits, names), _columns(names)), verdict=_verdict(fits, names)
+        machine=machine(found),
+        table=table(_by_model(fits, names), _columns(names)),
+        verdict=_verdict(fits, curve, names),
     )
 
 
@@ -144,7 +146,7 @@ def _columns(names: list[str]) -> dict[str, str]:
     return columns
 
 
-def _verdict(fits: list[dict], names: list[str]) -> str:
+def _verdict(fits: list[dict], curve: list[dict], names: list[str]) -> str:
     """Who is ahead on each data set, and by how much."""
     lines = []
     for name in names:
@@ -160,6 +162,9 @@ def _verdict(fits: list[dict], names: list[str]) -> str:
         lines.append(f"- **{name}**: {who} by {abs(ahead):.4f} nats per count,")
         stopped = ", at which it was stopped" if scvi["epochs"] < scvi["default epochs"] else ""
         lines.append(f"  after {of}{stopped}, and {ratio:.1f} times the processor time.")
+        peak = max((row for row in curve if row["data"] == name), key=lambda row: row["density"])
+        if peak["epochs"] < scvi["epochs"]:  # it had begun to learn the training counts by heart
+            lines.append(f"  Its best on the way was {peak['density']:.4f}, after {peak['epochs']} epochs.")
     return "\n".join(lines)
 
 
