@@ -27,6 +27,7 @@ PICTURES = [
     "sb.pl.loss(adata)",
     "sb.pl.loss(adata, ['sb', 'zinb', 'mix'])",
     "sb.pl.choose_components(adata)",
+    "sb.pl.lfc_volcano(adata, 'beta')",
     "sb.pl.compare(adata)",
     "sb.pl.compare(adata, by='gene')",
     "sb.pl.calibration(adata)",
@@ -92,6 +93,7 @@ def prepared():
     sb.tl.fit(adata, labels_key="cell_type", key_added="typed", **quiet)
     sb.tl.choose_components(adata, (1, 2, 4, 8), **quiet)
     sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, n_cells=700, **quiet)
+    sb.tl.de(adata, "cell_type", ["beta"], sample_key="donor")
     for key in ("sb", "mix"):
         sb.tl.calibrate(adata, key, n_simulations=4, max_cells=500, max_genes=300, **quiet)
         sb.tl.predict(adata, key, n_samples=50, genes=GENES, **quiet)

@@ -107,6 +107,7 @@ IN_PLACE = {
     "tl.residuals": {"genes": ["gene1", "gene2"]},
     "tl.assign": {"key": "mix", "unknown": 0.01},
     "tl.entropy": {"key": "mix"},
+    "tl.de": {"groupby": "batch"},
     "tl.remove": {},
 }
 #: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.

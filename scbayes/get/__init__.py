@@ -6,6 +6,7 @@ from scbayes.get._choose_components import choose_components
 from scbayes.get._comparison import comparison
 from scbayes.get._component import component
 from scbayes.get._composition import composition
+from scbayes.get._de import de
 from scbayes.get._distributions import distributions
 from scbayes.get._entropy import entropy
 from scbayes.get._expression import expression
@@ -24,6 +25,7 @@ __all__ = [
     "comparison",
     "component",
     "composition",
+    "de",
     "distributions",
     "entropy",
     "expression",

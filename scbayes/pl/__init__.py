@@ -6,6 +6,7 @@ from scbayes.pl._choose_components import choose_components
 from scbayes.pl._compare import compare
 from scbayes.pl._composition import composition
 from scbayes.pl._entropy import entropy
+from scbayes.pl._lfc_volcano import lfc_volcano
 from scbayes.pl._loss import loss
 from scbayes.pl._ppc import ppc
 from scbayes.pl._residuals import residuals
@@ -17,6 +18,7 @@ __all__ = [
     "compare",
     "composition",
     "entropy",
+    "lfc_volcano",
     "loss",
     "ppc",
     "residuals",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes import get
-from scbayes.pl._frame import axes_or_new, finish
+from scbayes.pl._frame import axes_or_new, finish, write_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -99,22 +99,7 @@ def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
     reach = 1.5 * max(float(genes["elpd_diff"].abs().max()), 1.0)
     ax.set(xlim=(-reach, reach), yscale="log", ylim=(se[0], se[-1]))
     largest = genes[far].sort_values("elpd_diff", key=np.abs, ascending=False, kind="stable")
-    _write_names(ax, largest.drop_duplicates("gene"), n_names)
+    names = largest.drop_duplicates("gene")
+    write_names(ax, names["elpd_diff"], names["se"], names["gene"], n_names)
     ax.set(xlabel=f"elpd of the gene, difference to {models.index[0]} (nats)", ylabel="standard error (nats)")
     ax.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(0, 1))
-
-
-def _write_names(ax: "Axes", genes, n_names: int) -> None:
-    """Names of the first genes, without those that would lie on another's."""
-    from matplotlib.patheffects import withStroke
-
-    placed, halo = [], [withStroke(linewidth=2, foreground="white")]
-    for row in genes.itertuples():
-        if len(placed) == n_names:
-            break
-        x, y = ax.transData.transform((row.elpd_diff, row.se)) * 72 / ax.figure.dpi
-        box = x, y - 4, x + 6 + 4.5 * len(row.gene), y + 4  # of this font, points
-        if all(box[0] > o[2] or o[0] > box[2] or box[1] > o[3] or o[1] > box[3] for o in placed):
-            placed.append(box)
-            at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": "x-small"}
-            ax.annotate(row.gene, (row.elpd_diff, row.se), zorder=5, path_effects=halo, **at)

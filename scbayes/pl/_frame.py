@@ -39,3 +39,19 @@ def finish(drawn: "Axes | np.ndarray", given: object, show: bool | None) -> "Axe
         return drawn
     plt.show()
     return None
+
+
+def write_names(ax: "Axes", x, y, names, n_names: int) -> None:
+    """Names of the first points, without those that would lie on another's."""
+    from matplotlib.patheffects import withStroke
+
+    placed, halo = [], [withStroke(linewidth=2, foreground="white")]
+    for at_x, at_y, name in zip(x, y, names, strict=True):
+        if len(placed) == n_names:
+            break
+        left, middle = ax.transData.transform((at_x, at_y)) * 72 / ax.figure.dpi
+        box = left, middle - 4, left + 6 + 4.5 * len(name), middle + 4  # of this font, points
+        if all(box[0] > o[2] or o[0] > box[2] or box[1] > o[3] or o[1] > box[3] for o in placed):
+            placed.append(box)
+            at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": "x-small"}
+            ax.annotate(name, (at_x, at_y), zorder=5, path_effects=halo, **at)

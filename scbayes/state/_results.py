@@ -30,6 +30,7 @@ def write_result(
     *,
     fit: Fit | None,
     facts: dict,
+    entry: str | None = None,
 ) -> list[str]:
     """Write a result, in place of an earlier one of the same name.
 
@@ -44,6 +45,8 @@ def write_result(
         What it was computed from; None where that is in no slot.
     facts
         Settings and what else is worth keeping: plain values that turn into JSON.
+    entry
+        Name of the entry in `uns` where it is not ``key_added + "_" + verb``.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def write_result(
     """
     check_anndata(adata)
     check_key(key_added)
-    entry = slot_of(key_added, verb)
+    entry = entry or slot_of(key_added, verb)
     if entry in adata.uns and "result" not in adata.uns[entry]:
         msg = f"adata.uns[{entry!r}] holds something else: delete it, or choose another key_added"
         raise ValueError(msg)
@@ -69,8 +72,8 @@ def write_result(
     return [*slots.values(), f"uns[{entry!r}]"]
 
 
-def read_result(adata: "AnnData", verb: str, key: str) -> Result:
-    """The result of ``verb`` under ``key``.
+def read_result(adata: "AnnData", verb: str, key: str, entry: str | None = None) -> Result:
+    """The result of ``verb`` under ``key``, or of that ``entry`` of `uns`.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def read_result(adata: "AnnData", verb: str, key: str) -> Result:
         If its fit was replaced by another since.
     """
     check_anndata(adata)
-    entry = slot_of(key, verb)
+    entry = entry or slot_of(key, verb)
     if entry not in adata.uns or "result" not in adata.uns[entry]:
         msg = f"no result {entry!r} in adata.uns: run sb.tl.{verb} first"
         raise KeyError(msg)

@@ -4,6 +4,7 @@ from scbayes.tl._assign import assign
 from scbayes.tl._calibrate import calibrate
 from scbayes.tl._choose_components import choose_components
 from scbayes.tl._compare import compare
+from scbayes.tl._de import de
 from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
 from scbayes.tl._log_likelihood import log_likelihood
@@ -18,6 +19,7 @@ __all__ = [
     "calibrate",
     "choose_components",
     "compare",
+    "de",
     "entropy",
     "fit",
     "log_likelihood",

@@ -19,12 +19,13 @@ def store(
     clock: object,
     copy: bool,
     said: str = "finished",
+    entry: str | None = None,
 ) -> "AnnData | None":
     """Write a result into ``adata``, or into a copy that is returned.
 
     Parameters
     ----------
-    verb, key_added, values, fit, facts
+    verb, key_added, values, fit, facts, entry
         As :func:`scbayes.state.write_result`.
     clock
         What ``scanpy.logging.info`` returned at the beginning.
@@ -35,6 +36,6 @@ def store(
 
     out = adata.copy() if copy else adata
     actual(out, stacklevel=4)
-    slots = write_result(out, verb, key_added, values, fit=fit, facts=facts)
+    slots = write_result(out, verb, key_added, values, fit=fit, facts=facts, entry=entry)
     logg.info(f"    {said}", time=clock, deep="added\n    " + "\n    ".join(slots))
     return out if copy else None

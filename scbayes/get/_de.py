@@ -1,0 +1,98 @@
+"""What ``sb.tl.de`` wrote."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scbayes.state import read_result
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+#: Columns of the table, besides the names of the genes.
+COLUMNS = (
+    "lfc_mean",
+    "lfc_sd",
+    "lfc_median",
+    "ci_low",
+    "ci_high",
+    "lfsr",
+    "p_up",
+    "p_down",
+    "p_de",
+    "fsr",
+    "log_bayes_factor",
+    "is_de",
+    "mean_1",
+    "mean_2",
+    "pct_1",
+    "pct_2",
+    "donor_sd",
+    "p_sign_new_donor",
+    "min_detectable_lfc",
+    "data_poor",
+)
+FLAGS = ("is_de", "data_poor")
+
+
+def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.DataFrame":
+    """Differential expression of one group, or of all.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, after :func:`scbayes.tl.de`.
+    group
+        A group that was compared; None: all, one after the other, with a column `group`.
+    key
+        Its `key_added`.
+
+    Returns
+    -------
+    DataFrame with a row for each gene, surest large effects first. ``attrs`` says how it was made. Fold changes are
+    log2 of the group over the reference.
+
+    names : str
+    lfc_mean, lfc_sd, lfc_median, ci_low, ci_high : float
+        Posterior under the wide prior, with the ends of its 95% interval.
+    lfsr, p_up, p_down, p_de : float
+        Local false sign rate (the probability that the fold change is not beyond `delta` in the likelier direction),
+        and the probabilities that it is above `delta`, below ``-delta``, and either.
+    fsr : float
+        Expected share of false calls among this gene and all with a smaller `lfsr`.
+    log_bayes_factor : float
+        Of a change against none, natural log.
+    is_de : bool
+        Whether `fsr` is at most the `fdr` that was asked for.
+    mean_1, mean_2, pct_1, pct_2 : float
+        Counts per 10,000 and share of cells that express, in the group and in the reference.
+    donor_sd : float
+        Posterior mean of the spread of donors, log2; without donors next to zero.
+    p_sign_new_donor : float
+        Probability that a new pair of donors differs in the direction of the mean.
+    min_detectable_lfc : float
+        Fold change whose 95% interval would exclude zero with probability 0.8.
+    data_poor : bool
+        The interval is mostly that of the prior.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, or it does not have this group.
+    """
+    values, facts = read_result(adata, "de", key, key)
+    groups = facts["groups"]
+    if group is not None and str(group) not in groups:
+        msg = f"{key!r} has no group {group!r}: it has {groups}"
+        raise KeyError(msg)
+    tables = []
+    for name in groups if group is None else [str(group)]:
+        columns = {column: np.asarray(values["columns"][column])[groups.index(name)] for column in COLUMNS}
+        columns |= {flag: columns[flag].astype(bool) for flag in FLAGS}
+        table = pd.DataFrame({"names": np.asarray(values["names"][name], str)} | columns)
+        tables.append(table if group is not None else table.assign(group=name))
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs |= facts
+    return table

@@ -1,0 +1,94 @@
+"""Units (a donor's cells of one type) as counts with an exposure: size factors and dispersion."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: Genes that are expected to have so many counts in a unit tell its size factor, if there are enough of them.
+TELLS, ENOUGH = 10.0, 20
+#: Widest step that the population of inverse sizes may have between genes of one abundance.
+SMALLEST, LARGEST = 1e-3, 30.0
+#: Spread of log inverse sizes of genes around their trend.
+SPREAD = 0.5
+#: Exposure of units whose cells are all empty.
+TINY = 1e-9
+
+
+class Units(NamedTuple):
+    """Sums over the cells of units.
+
+    Attributes
+    ----------
+    total, squares, detected
+        Sums of counts and of their squares, number of cells that express: ``(n_units, n_genes)``.
+    cells
+        Number of cells, ``(n_units,)``.
+    exposure, exposure2
+        Sum of the cells' size factors and of their squares, ``(n_units,)``.
+    """
+
+    total: np.ndarray
+    squares: np.ndarray
+    detected: np.ndarray
+    cells: np.ndarray
+    exposure: np.ndarray
+    exposure2: np.ndarray
+
+    def take(self, index) -> "Units":
+        """Some of the units."""
+        return Units(*[part[index] for part in self])
+
+    def join(self, group: np.ndarray, n_groups: int) -> "Units":
+        """Units put together, as ``group`` says."""
+        parts = []
+        for part in self:
+            joined = np.zeros((n_groups, *part.shape[1:]))
+            np.add.at(joined, group, part)
+            parts.append(joined)
+        return Units(*parts)
+
+    def scaled(self, factor: np.ndarray) -> "Units":
+        """With exposures times ``factor``."""
+        return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2)
+
+
+def size_factors(units: Units, reference: np.ndarray | None = None) -> np.ndarray:
+    """What the exposure of each unit has to be multiplied with: the median ratio to the mean profile over genes.
+
+    ``reference`` are the genes that may tell, all where it is None. Units with few counts keep their exposure.
+    """
+    profile = units.total.sum(0) / units.exposure.sum()
+    factor = np.ones(len(units.exposure))
+    for i, exposure in enumerate(units.exposure):
+        expected = profile * exposure
+        tells = expected >= TELLS if reference is None else reference & (expected > 0)
+        if tells.sum() >= (ENOUGH if reference is None else 1):
+            ratio = units.total[i, tells] / expected[tells]
+            factor[i] = (
+                np.median(ratio) if reference is None else np.sum(ratio * expected[tells]) / expected[tells].sum()
+            )
+    factor = np.where(factor > 0, factor, 1.0)
+    return factor / np.exp(np.mean(np.log(factor)))
+
+
+def inverse_sizes(units: Units, arm: np.ndarray) -> np.ndarray:
+    r"""1 / r of each gene in each arm of units, ``(n_arms, n_genes)``, by moments around a trend.
+
+    In a cell of size factor s, :math:`E[u(u-1)] = s^2 \mu^2 (1 + 1/r)`. What the sums over the cells of an arm say is
+    weighed against the trend over genes by its error.
+    """
+    found = []
+    for k in range(arm.max() + 1):
+        own = units.take(arm == k)
+        exposure = np.maximum(own.exposure, TINY)[:, None]
+        # the mean's own error makes its square too large
+        mean2 = np.maximum((own.total / exposure) ** 2 - own.total / exposure**2, 0)
+        chance = np.sum(own.exposure2[:, None] * mean2, 0)
+        pairs = np.sum(own.squares - own.total, 0)
+        estimate = pairs / np.maximum(chance, 1e-12) - 1
+        error = np.sqrt(2 * np.maximum(pairs, 1.0)) / np.maximum(chance, 1e-12)
+        tells = (chance > 20) & (estimate > 0)
+        trend = np.median(estimate[tells]) if tells.sum() >= 5 else 0.5
+        weight = 1 / (1 + (error / (SPREAD * trend)) ** 2)
+        found.append(weight * np.maximum(estimate, 0) + (1 - weight) * trend)
+    return np.clip(found, SMALLEST, LARGEST)

@@ -1,0 +1,55 @@
+"""Tables of differential expression as scanpy keeps them, and whole beside that."""
+
+import numpy as np
+
+from scbayes.models._contrast import Table
+
+#: Column of the table behind each of scanpy's entries.
+ENTRIES = {"scores": "bound", "logfoldchanges": "lfc_mean", "pvals": "lfsr", "pvals_adj": "fsr"}
+
+
+def as_rank_genes_groups(tables: dict[str, Table], genes: np.ndarray, facts: dict) -> dict[tuple[str, str], object]:
+    """Values for `uns`: scanpy's entries with a field per group, and `columns` with a row per group.
+
+    Genes are in the order of each group: by the end of the interval that is nearer to zero, then by the probability of
+    a change.
+    """
+    orders = {name: order(table) for name, table in tables.items()}
+    entries: dict[tuple[str, str], object] = {
+        ("uns", "names"): _records({name: genes[o] for name, o in orders.items()}, "U")
+    }
+    for entry, column in ENTRIES.items():
+        kind = "f8" if entry.startswith("pvals") else "f4"
+        entries["uns", entry] = _records({name: t.columns[column][orders[name]] for name, t in tables.items()}, kind)
+    first = next(iter(tables.values()))
+    entries["uns", "columns"] = {
+        column: np.stack([plain(table.columns[column])[orders[name]] for name, table in tables.items()])
+        for column in first.columns
+    }
+    entries["uns", "params"] = {
+        "groupby": facts["groupby"],
+        "reference": facts["reference"],
+        "method": "scbayes",
+        "use_raw": False,
+        "layer": facts["layer"],
+        "corr_method": "expected share of false signs",
+    }
+    return entries
+
+
+def plain(value: np.ndarray) -> np.ndarray:
+    """Without bool, for which not all files have a type."""
+    return value.astype(np.uint8) if value.dtype == bool else value
+
+
+def order(table: Table) -> np.ndarray:
+    """Genes, surest large effects first."""
+    columns = table.columns
+    return np.lexsort((-np.abs(columns["lfc_mean"]), -columns["p_de"], -np.abs(columns["bound"])))
+
+
+def _records(columns: dict[str, np.ndarray], kind: str) -> np.recarray:
+    if kind == "U":
+        columns = {name: np.asarray(values, object) for name, values in columns.items()}
+        kind = "O"
+    return np.rec.fromarrays(list(columns.values()), dtype=[(name, kind) for name in columns])
