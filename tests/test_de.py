@@ -154,7 +154,8 @@ def test_a_batch_that_differs_is_taken_out():
     late = (adata.obs["donor"].isin(["d00", "d10", "d11", "d12"])).to_numpy()  # one of four, and three of four
     x[late, :60] *= 3
     adata.X, adata.obs["day"] = x, np.where(late, "late", "early")
-    blind, sighted = compared(adata)["lfc_mean"][:60], compared(adata, covariates=["day"])["lfc_mean"][:60]
+    adata.obs = adata.obs.rename(columns={"day": "sample"})  # a name that units have, too
+    blind, sighted = compared(adata)["lfc_mean"][:60], compared(adata, covariates=["sample"])["lfc_mean"][:60]
     assert blind.mean() > 0.4
     assert abs(sighted.mean()) < 0.1
 

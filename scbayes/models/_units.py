@@ -6,7 +6,7 @@ import numpy as np
 
 #: Genes that are expected to have so many counts in a unit tell its size factor, if there are enough of them.
 TELLS, ENOUGH = 10.0, 20
-#: Widest step that the population of inverse sizes may have between genes of one abundance.
+#: Inverse sizes are between these.
 SMALLEST, LARGEST = 1e-3, 30.0
 #: Spread of log inverse sizes of genes around their trend.
 SPREAD = 0.5
@@ -52,21 +52,18 @@ class Units(NamedTuple):
         return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2)
 
 
-def size_factors(units: Units, reference: np.ndarray | None = None) -> np.ndarray:
+def size_factors(units: Units) -> np.ndarray:
     """What the exposure of each unit has to be multiplied with: the median ratio to the mean profile over genes.
 
-    ``reference`` are the genes that may tell, all where it is None. Units with few counts keep their exposure.
+    Units with few counts keep their exposure.
     """
     profile = units.total.sum(0) / units.exposure.sum()
     factor = np.ones(len(units.exposure))
     for i, exposure in enumerate(units.exposure):
         expected = profile * exposure
-        tells = expected >= TELLS if reference is None else reference & (expected > 0)
-        if tells.sum() >= (ENOUGH if reference is None else 1):
-            ratio = units.total[i, tells] / expected[tells]
-            factor[i] = (
-                np.median(ratio) if reference is None else np.sum(ratio * expected[tells]) / expected[tells].sum()
-            )
+        tells = expected >= TELLS
+        if tells.sum() >= ENOUGH:
+            factor[i] = np.median(units.total[i, tells] / expected[tells])
     factor = np.where(factor > 0, factor, 1.0)
     return factor / np.exp(np.mean(np.log(factor)))
 

@@ -48,11 +48,16 @@ def cells_of(adata: "AnnData", groupby: str, sample_key: str | None, covariates:
     table, unit = np.unique(codes[here].to_numpy(), axis=0, return_inverse=True)
     whole = np.full(adata.n_obs, -1)
     whole[here] = unit.ravel()
-    table = pd.DataFrame(table, columns=["group", *(["sample"] if sample_key else []), *covariates])
+    table = pd.DataFrame(table, columns=["group", *(["sample"] if sample_key else []), *numbered(covariates)])
     if sample_key is None:
         table["sample"] = 0
     n_cells = np.bincount(codes[groupby].to_numpy()[here], minlength=len(groups))
     return Cells(whole, table, groups, n_cells)
+
+
+def numbered(covariates: tuple[str, ...]) -> list[str]:
+    """Names of the covariates' columns in a table of units, which none of its own has."""
+    return [f"covariate {k}" for k in range(len(covariates))]
 
 
 def arms_of(
@@ -65,7 +70,7 @@ def arms_of(
     part = table[own | other].assign(arm=own[own | other].astype(int))
     if not replicated:
         part = part.assign(sample=0)
-    rows, place = np.unique(part[["arm", "sample", *covariates]].to_numpy(), axis=0, return_inverse=True)
+    rows, place = np.unique(part[["arm", "sample", *numbered(covariates)]].to_numpy(), axis=0, return_inverse=True)
     joined = units.take(np.flatnonzero(own | other)).join(place.ravel(), len(rows))
     arm, sample = rows[:, 0], rows[:, 1]
     columns = [np.ones(len(rows))]
