@@ -117,7 +117,7 @@ def _densities(ax, fits: list[dict], curve: list[dict]) -> None:
         ax.plot(row["cpu s"], row["density"], label=row["fit"], **look)
     if curve:
         ax.plot(*zip(*[(row["cpu s"], row["density"]) for row in curve], strict=True), "x-", color=BLUE, label="SCVI")
-        ax.annotate(f"{curve[-1]['epochs']} epochs", (curve[-1]["cpu s"], curve[-1]["density"]), (0, 5), ha="right",
+        ax.annotate(f"{curve[-1]['epochs']} epochs", (curve[-1]["cpu s"], curve[-1]["density"]), (0, -12), ha="right",
                     textcoords="offset points", color=BLUE, fontsize=8)  # fmt: skip
     ax.margins(0.08, 0.1)
 
