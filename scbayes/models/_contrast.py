@@ -13,23 +13,6 @@ LOG2 = np.log(2)
 POWER = 0.8
 #: Mean counts are given per cell of so many.
 PER_CELL = 1e4
-#: Columns that come from the posterior of the effect.
-POSTERIOR = (
-    "lfc_mean",
-    "lfc_sd",
-    "lfc_median",
-    "ci_low",
-    "ci_high",
-    "lfsr",
-    "p_up",
-    "p_down",
-    "p_de",
-    "log_bayes_factor",
-    "donor_sd",
-    "p_sign_new_donor",
-    "min_detectable_lfc",
-    "bound",
-)
 
 
 class Arms(NamedTuple):
@@ -69,8 +52,7 @@ def compare_arms(arms: Arms, *, delta: float, fdr: float, level: float = 0.95) -
     units = arms.units.scaled(size_factors(arms.units))
     # what is nowhere tells nothing, of its own effect or of others'; nor does anything where an arm is empty
     seen = (units.total.sum(0) > 0) & (len(np.unique(arms.arm)) == 2)
-    prior = _prior(level)
-    columns, learned = {name: np.full(len(seen), prior.get(name, 0.0)) for name in POSTERIOR}, {}
+    columns, learned = {name: np.full(len(seen), value) for name, value in _prior(level).items()}, {}
     if seen.any():
         found = effects(_contrast(arms, units, seen))
         learned = found.learned
@@ -95,10 +77,11 @@ def _with_counts(arms: Arms) -> Arms:
 
 
 def _prior(level: float) -> dict[str, float]:
-    """What a gene without counts has, where that is not 0."""
+    """What :func:`_posterior` says of a gene without counts."""
     sd, half = WIDE / LOG2, ndtri((1 + level) / 2)
-    own = {"lfc_sd": sd, "ci_low": -half * sd, "ci_high": half * sd, "min_detectable_lfc": (half + ndtri(POWER)) * sd}
-    return own | {"p_sign_new_donor": 0.5, "lfsr": 1.0}
+    none = ("lfc_mean", "lfc_median", "p_up", "p_down", "p_de", "log_bayes_factor", "donor_sd", "bound")
+    wide = {"lfc_sd": sd, "ci_low": -half * sd, "ci_high": half * sd, "min_detectable_lfc": (half + ndtri(POWER)) * sd}
+    return dict.fromkeys(none, 0.0) | wide | {"p_sign_new_donor": 0.5, "lfsr": 1.0}
 
 
 def expected_share(error: np.ndarray) -> np.ndarray:

@@ -150,11 +150,8 @@ def _chosen(
 
     against = None if reference == "rest" and "rest" not in cells.groups else position(reference)
     named = not (isinstance(groups, str) and groups == "all")
-    wanted = (
-        [position(name) for name in ([groups] if isinstance(groups, str) else groups)]
-        if named
-        else range(len(cells.groups))
-    )
+    names = ([groups] if isinstance(groups, str) else groups) if named else cells.groups
+    wanted = list(dict.fromkeys(position(name) for name in names))
     few = [k for k in wanted if cells.n_cells[k] < min_cells]
     if few:
         logg.warning(f"groups with fewer than {min_cells} cells are left out: {[cells.groups[k] for k in few]}")

@@ -14,7 +14,7 @@ def as_rank_genes_groups(tables: dict[str, Table], genes: np.ndarray, facts: dic
     Genes are in the order of each group: by the end of the interval that is nearer to zero, then by the probability of
     a change.
     """
-    orders = {name: order(table) for name, table in tables.items()}
+    orders = {name: _order(table) for name, table in tables.items()}
     entries: dict[tuple[str, str], object] = {
         ("uns", "names"): _records({name: genes[o] for name, o in orders.items()}, "U")
     }
@@ -23,7 +23,7 @@ def as_rank_genes_groups(tables: dict[str, Table], genes: np.ndarray, facts: dic
         entries["uns", entry] = _records({name: t.columns[column][orders[name]] for name, t in tables.items()}, kind)
     first = next(iter(tables.values()))
     entries["uns", "columns"] = {
-        column: np.stack([plain(table.columns[column])[orders[name]] for name, table in tables.items()])
+        column: np.stack([_plain(table.columns[column])[orders[name]] for name, table in tables.items()])
         for column in first.columns
     }
     entries["uns", "params"] = {
@@ -37,12 +37,12 @@ def as_rank_genes_groups(tables: dict[str, Table], genes: np.ndarray, facts: dic
     return entries
 
 
-def plain(value: np.ndarray) -> np.ndarray:
+def _plain(value: np.ndarray) -> np.ndarray:
     """Without bool, for which not all files have a type."""
     return value.astype(np.uint8) if value.dtype == bool else value
 
 
-def order(table: Table) -> np.ndarray:
+def _order(table: Table) -> np.ndarray:
     """Genes, surest large effects first."""
     columns = table.columns
     return np.lexsort((-np.abs(columns["lfc_mean"]), -columns["p_de"], -np.abs(columns["bound"])))

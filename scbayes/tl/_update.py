@@ -55,6 +55,11 @@ def update_run(adata, key: str, seed: int, settings: Settings) -> tuple[Run, See
     if not len(new):
         msg = f"none of the {adata.n_obs} cells of adata is new to the fit {key!r}: nothing to add"
         raise ValueError(msg)
+    given = {site: from_json(prior) for site, prior in facts["priors"].items() if site not in facts["learned"]}
+    own = [site for site in ("mu", "nu") if site in given]
+    if own and not exact(Model.of(config)):
+        msg = f"{key!r} has its own prior of {own[0]}, to whose scale old cells do not move: fit all cells together"
+        raise ValueError(msg)
     _check_known(source, known[:: max(len(known) // CHECKED, 1)], cells, seen, adata, key)
     names = f", new batches {new_ones}" if (new_ones := source.batches[len(facts["batches"]) :]) else ""
     logg.info(f"    {len(new)} new cells, {len(known)} of {len(seen.cells)} earlier ones are here{names}")
@@ -63,13 +68,8 @@ def update_run(adata, key: str, seed: int, settings: Settings) -> tuple[Run, See
     n_old, n_batches = len(seen.cells), model.config.n_batches
     whole = merge(seen.summary.reordered(genes, n_batches), summary)
     there = whole if exact(model) else whole.without_cells(n_old, seen.past.reordered(genes, n_batches))
-    given = {site: from_json(prior) for site, prior in facts["priors"].items() if site not in facts["learned"]}
     if config.capture:
-        given["total_mrna"] = _total_mrna(facts["total_mrna"], whole)
-    own = [site for site in ("mu", "nu") if site in given]
-    if own and not exact(model):
-        msg = f"{key!r} has its own prior of {own[0]}, to whose scale old cells do not move: fit all cells together"
-        raise ValueError(msg)
+        given["total_mrna"] = _stated_mrna(facts["total_mrna"], whole)
     data = Data(counts, there)
     found = run(model, source, data, whole, given, seed, settings)
     _check_converged(found, key)
@@ -145,7 +145,7 @@ def _places(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(among, ids, sorter=order)]
 
 
-def _total_mrna(stated: dict, summary: Summary) -> float | dist.LogNormal:
+def _stated_mrna(stated: dict, summary: Summary) -> float | dist.LogNormal:
     """As it was, unless new cells have more counts than that."""
     mean, largest = stated["median"], float(summary.cell_total.max())
     mean = mean if mean > largest else 2 * largest

@@ -3,15 +3,20 @@
 Donors in two conditions, 10% of the genes with effects (`_donors.py`): nested or paired, normal or heavy-tailed. The
 moderated t-test is that of limma (Smyth 2004) on log counts per million of the donors' sums, Benjamini-Hochberg at the
 same level. `cells` is `sb.tl.de` without `sample_key`: cells as replicates.
+
+`--null`: real counts without a difference instead, control cells of the eight donors of kang_ifnb in all 35 ways of
+four against four, type by type.
 """
 
 import time
+from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
-from _common import parser, report
+from _common import data_file, parser, report
 from _docs_table import write_table
 from _donors import donors
-from scipy import stats
+from scipy import sparse, stats
 from scipy.special import polygamma
 
 FDR = 0.05
@@ -24,7 +29,11 @@ def main() -> None:
     cli.add_argument("--genes", type=int, default=2000)
     cli.add_argument("--cells", type=int, default=220, help="of each donor and condition")
     cli.add_argument("--docs", action="store_true", help="write the table into docs/de.md")
+    cli.add_argument("--null", nargs="*", metavar="TYPE", help="types of cells; default: the two largest")
     args = cli.parse_args()
+    if args.null is not None:
+        report(args, null=list(null(args.null)))
+        return
     rows = []
     for n, paired, heavy in DESIGNS:
         runs = [one(n, args, paired=paired, heavy=heavy, seed=seed) for seed in range(args.runs)]
@@ -69,6 +78,27 @@ def one(n: int, args, *, paired: bool, heavy: bool, seed: int) -> dict[str, floa
     return row | {"cells: FDR": judged(cells, truth)[0], "seconds": seconds}
 
 
+def null(types: list[str]) -> Iterator[dict]:
+    """Number of called genes over all splits of the control donors."""
+    import anndata as ad
+    import scanpy as sc
+
+    import scbayes as sb
+
+    sc.settings.verbosity = "error"
+    adata = ad.read_h5ad(data_file("kang_ifnb"))
+    adata = adata[(adata.obs["condition"] == "ctrl") & ~adata.obs["shared_barcode"].astype(bool)].copy()
+    first, *others = sorted(adata.obs["donor"].astype(str).unique())
+    for kind in types or adata.obs["cell_type_derived"].value_counts().index[:2]:
+        cells, called = adata[adata.obs["cell_type_derived"] == kind].copy(), []
+        for three in combinations(others, 3):
+            cells.obs["arm"] = np.where(cells.obs["donor"].isin([first, *three]), "x", "y")
+            sb.tl.de(cells, "arm", ["x"], reference="y", sample_key="donor", fdr=FDR)
+            called.append(int(sb.get.de(cells, "x")["is_de"].sum()))
+        about = {"type": kind, "cells": cells.n_obs, "splits": len(called)}
+        yield about | {"median": np.median(called), "mean": np.mean(called), "largest": max(called)}
+
+
 def judged(called: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Share of false calls, and of the changed genes that are called."""
     false = called & (truth == 0)
@@ -79,8 +109,8 @@ def moderated_t(adata, *, paired: bool) -> np.ndarray:
     """Adjusted p of each gene."""
     unit = (adata.obs["condition"] + "|" + adata.obs["donor"]).to_numpy()
     names, place = np.unique(unit, return_inverse=True)
-    sums = np.zeros((len(names), adata.n_vars))
-    np.add.at(sums, place, adata.X.toarray())
+    of_units = sparse.csr_matrix((np.ones(len(place)), (place, np.arange(len(place)))))
+    sums = np.asarray((of_units @ adata.X).todense())
     y = np.log2((sums + 0.5) / (sums.sum(1, keepdims=True) + 1) * 1e6)
     condition = np.array([name.startswith("c1") for name in names], float)
     columns = [np.ones(len(names)), condition]
