@@ -14,9 +14,11 @@ from scipy import stats
 
 import scbayes as sb
 from scbayes.counts import Counts
-from scbayes.counts._by_unit import sum_by_unit
+from scbayes.counts._by_unit import Members, sum_by_unit
 from scbayes.models._contrast import expected_share
+from scbayes.models._effect_grid import Contrast, on_grid
 from scbayes.stats._mixed_model import Problem, solve, start
+from scbayes.stats._mixture_quantile import mixture_quantile
 from scbayes.stats._precision import double
 
 _spec = spec_from_file_location("_donors", Path(__file__).parent / "benchmarks" / "_donors.py")
@@ -41,7 +43,7 @@ def problem(y, exposure, inverse_size, design, people=None, people_sd=1.0) -> Pr
 def log_marginal(b, given: Problem, tau: float) -> float:
     """Log likelihood of b with each unit's u integrated by Gauss-Hermite quadrature."""
     at, weight = np.polynomial.hermite_e.hermegauss(60)
-    size, exposure = 1 / given.inverse_size[0][:, None], given.exposure[:, None]
+    size, exposure = 1 / given.noise[0][:, None], given.exposure[:, None]
     mean = exposure * np.exp((given.design @ np.asarray(b))[:, None] + tau * at)
     likely = stats.nbinom.pmf(given.y[0][:, None], size, size / (size + mean)) @ (weight / weight.sum())
     return float(np.log(likely).sum())
@@ -53,17 +55,21 @@ def test_mixed_model_is_that_of_quadrature(tau):
     with double():
         given = problem([30, 45, 22, 80, 61, 99], np.full(6, 10.0), 0.02, design)
         found = solve(given, jnp.asarray(tau), jnp.asarray(np.inf), start(given), 30)
-        loc, covariance = np.asarray(found.loc[0]), np.asarray(found.covariance[0])
+    loc = np.array([found.level[0], found.effect[0]])
+    sd = np.sqrt([found.level_variance[0], found.variance[0]])
     given = Problem(*map(np.asarray, given))
-    level = np.linspace(loc[0] - 1, loc[0] + 1, 25)
-    effect = np.linspace(loc[1] - 5 * covariance[1, 1] ** 0.5, loc[1] + 5 * covariance[1, 1] ** 0.5, 41)
+    level = np.linspace(loc[0] - 5 * sd[0], loc[0] + 5 * sd[0], 41)
+    effect = np.linspace(loc[1] - 5 * sd[1], loc[1] + 5 * sd[1], 41)
     log_p = np.array([[log_marginal([a, b], given, tau) for b in effect] for a in level])
     log_p += stats.norm.logpdf(level, given.prior_mean[0, 0], 4.0)[:, None] + stats.norm.logpdf(effect, 0, 2.0)
-    p = np.exp(log_p - log_p.max()).sum(0)
+    p = np.exp(log_p - log_p.max())
     p /= p.sum()
-    mean = p @ effect
-    assert mean == pytest.approx(loc[1], abs=0.05 * covariance[1, 1] ** 0.5)
-    assert np.sqrt(p @ (effect - mean) ** 2) == pytest.approx(covariance[1, 1] ** 0.5, rel=0.03)
+    mean = np.array([p.sum(1) @ level, p.sum(0) @ effect])
+    np.testing.assert_allclose(mean, loc, atol=0.06 * sd.min())
+    spread = np.sqrt([p.sum(1) @ (level - mean[0]) ** 2, p.sum(0) @ (effect - mean[1]) ** 2])
+    np.testing.assert_allclose(spread, sd, rtol=0.03)
+    together = (level - mean[0]) @ p @ (effect - mean[1])
+    assert together == pytest.approx(float(found.covariance[0]), abs=0.03 * sd.prod())
 
 
 def test_people_are_columns_of_the_design():
@@ -76,15 +82,67 @@ def test_people_are_columns_of_the_design():
         together = problem(y, exposure, 0.05, np.column_stack([np.ones(6), people, x]))
         at = jnp.asarray(0.2), jnp.asarray(4.0)
         found, expected = (solve(given, *at, start(given), 40) for given in (apart, together))
-    np.testing.assert_allclose(found.loc[0, -1], expected.loc[0, -1], atol=1e-8)
-    np.testing.assert_allclose(found.covariance[0, -1, -1], expected.covariance[0, -1, -1], rtol=1e-8)
+    np.testing.assert_allclose(found.effect, expected.effect, atol=1e-8)
+    np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-8)
     np.testing.assert_allclose(found.evidence, expected.evidence, rtol=1e-8)
+
+
+def test_values_with_errors_are_solved_by_generalised_least_squares():
+    rng = np.random.default_rng(0)
+    person, x, tau = np.tile(np.eye(3), (2, 1)), np.repeat([-0.5, 0.5], 3), 0.3
+    y, variance = rng.normal(1, 0.5, 6), rng.uniform(0.01, 0.2, 6)
+    whole = np.column_stack([np.ones(6), x, person])  # level, effect, people
+    with double():
+        parts = [y[None], np.ones(6), variance[None], whole[:, :2], np.zeros((1, 2)), np.array([4.0, 2.0]), person, 1.5]
+        given = Problem(*[jnp.asarray(part, float) for part in parts])
+        found = solve(given, jnp.asarray(tau), jnp.asarray(np.inf), start(given, "values"), 3, "values")
+    precision = np.diag(np.array([4.0, 2.0, 1.5, 1.5, 1.5]) ** -2.0) + whole.T / (variance + tau**2) @ whole
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ (whole.T / (variance + tau**2) @ y)
+    level = np.array([1, 0, 1 / 3, 1 / 3, 1 / 3])  # that of the mean person
+    effect = np.eye(5)[1]
+    expected = [effect @ mean, effect @ covariance @ effect, level @ mean, level @ covariance @ level]
+    np.testing.assert_allclose([float(part[0]) for part in found[:4]], expected, rtol=1e-9)
+    np.testing.assert_allclose(found.covariance[0], level @ covariance @ effect, rtol=1e-9)
+
+
+def test_units_that_fill_up_change_nothing():
+    """What is compiled for more genes, units and people than there are gives the same numbers."""
+    rng = np.random.default_rng(1)
+    people, x = np.tile(np.eye(3), (2, 1)), np.repeat([-0.5, 0.5], 3)
+    y = rng.poisson(20, (5, 6)).astype(float)
+    design = np.column_stack([np.ones(6), x])
+    given = Contrast(y, np.full(6, 10.0), np.full((5, 6), 0.1), design, people, replicated=True)
+    found = on_grid(given)
+    with double():
+        prior_mean = np.column_stack([np.log((y.sum(1) + 0.5) / 60), np.zeros(5)])
+        parts = [*given[:4], prior_mean, np.array([4.0, 2.0]), people, 1.5]
+        alone = Problem(*[jnp.asarray(part, float) for part in parts])
+        expected = solve(alone, jnp.asarray(found.tau[3]), jnp.asarray(np.inf), start(alone), 40)
+    np.testing.assert_allclose(found.effect[:, 3], expected.effect, atol=1e-6)
+    np.testing.assert_allclose(found.level[:, 3], expected.level, atol=1e-6)
+    np.testing.assert_allclose(found.variance[:, 3], expected.variance, rtol=1e-6)
+
+
+def test_quantiles_of_mixtures_are_those_of_the_distribution():
+    rng = np.random.default_rng(0)
+    weight, loc, sd = rng.dirichlet(np.full(4, 0.5), 7), rng.normal(0, 3, (7, 4)), rng.uniform(0.01, 2, (7, 4))
+    for q in (0.001, 0.25, 0.5, 0.975):
+        found = mixture_quantile(q, weight, loc, sd)
+        below = np.sum(weight * stats.norm.cdf(found[:, None], loc, sd), 1)
+        np.testing.assert_allclose(below, q, atol=1e-6)
+
+
+def members(unit: np.ndarray, n_units: int) -> Members:
+    """Of cells with one unit, or none (negative)."""
+    own = unit >= 0
+    return Members(np.concatenate([[0], np.cumsum(own)]), unit[own], np.ones(own.sum()), n_units)
 
 
 def test_sums_are_those_of_dense_counts():
     adata = donors(2, 50, 30)
     unit = np.arange(adata.n_obs) % 5 - 1  # some cells are of no unit
-    (total, squares, detected), size = sum_by_unit(Counts(adata.X), unit, 4)
+    (total, squares, detected), size = sum_by_unit(Counts(adata.X), members(unit, 4))
     x = adata.X.toarray()
     for i in range(4):
         own = x[unit == i]
@@ -92,6 +150,16 @@ def test_sums_are_those_of_dense_counts():
         np.testing.assert_array_equal(squares[i], (own**2).sum(0))
         np.testing.assert_array_equal(detected[i], (own > 0).sum(0))
     np.testing.assert_array_equal(size, np.where(unit >= 0, x.sum(1), 0))
+
+
+def test_cells_may_belong_to_units_in_part():
+    adata = donors(2, 50, 30)
+    share = np.random.default_rng(0).dirichlet([1, 1], adata.n_obs)
+    both = Members(np.arange(adata.n_obs + 1) * 2, np.tile([0, 1], adata.n_obs), share.ravel(), 2)
+    (total, squares, detected), _ = sum_by_unit(Counts(adata.X), both)
+    x = adata.X.toarray()
+    for found, values in ((total, x), (squares, x**2), (detected, x > 0)):
+        np.testing.assert_allclose(found, share.T @ values)
 
 
 def test_expected_share_is_the_mean_error_above():

@@ -1,5 +1,7 @@
 """Sums over the cells of each unit, such as a donor's cells of one type."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from scbayes.counts._counts import Counts
@@ -10,43 +12,68 @@ from scbayes.stats._jit import jit
 SUM_BYTES, MAX_SUMS = 512 * 1024**2, 4
 
 
-def sum_by_unit(counts: Counts, unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:
+class Members(NamedTuple):
+    """Which units each cell belongs to, and how much of it, in the layout of CSR.
+
+    Attributes
+    ----------
+    indptr
+        ``(n_cells + 1,)``: entries of a cell; none where it takes no part.
+    unit, weight
+        ``(n_entries,)``.
+    n_units
+        Number of units.
+    """
+
+    indptr: np.ndarray
+    unit: np.ndarray
+    weight: np.ndarray
+    n_units: int
+
+    @property
+    def cell(self) -> np.ndarray:
+        """Cell of each entry."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum of a value of each cell, over the cells of each unit."""
+        return np.bincount(self.unit, self.weight * values[self.cell], self.n_units)
+
+
+def sum_by_unit(counts: Counts, members: Members) -> tuple[np.ndarray, np.ndarray]:
     """Sums of counts, of their squares, and numbers of non-zeros, by unit and gene; and the total of each cell.
 
     One checked pass over the non-zeros.
-
-    Parameters
-    ----------
-    unit
-        Unit of each cell; negative for cells of none.
 
     Returns
     -------
     float64 ``(3, n_units, n_genes)``, and int64 ``(n_cells,)`` (zero for cells of no unit).
     """
-    n_rows = n_units * counts.n_genes
+    n_rows = members.n_units * counts.n_genes
     n_parts = min(max(SUM_BYTES // (24 * max(n_rows, 1)), 1), MAX_SUMS)
     sums = np.zeros((n_parts, n_rows, 3))
     total = np.zeros(counts.n_cells, np.int64)
-    unit = np.ascontiguousarray(unit, np.int64)
+    unit = np.ascontiguousarray(members.unit, np.int64) * counts.n_genes
 
     def add(part: int, cells: slice, *vectors) -> None:
-        _add(*vectors, unit[cells] * counts.n_genes, sums[part], total[cells])
+        entries = members.indptr[cells.start : cells.stop + 1]
+        _add(*vectors, entries, unit, members.weight, sums[part], total[cells])
 
     for first, block in counts.blocks(check=True):
         over_rows(add, block, first, n_parts)
-    return sums.sum(0).T.reshape(3, n_units, counts.n_genes), total
+    return sums.sum(0).T.reshape(3, members.n_units, counts.n_genes), total
 
 
 @jit
-def _add(indptr, indices, data, offset, sums, total):
+def _add(indptr, indices, data, entries, offset, weight, sums, total):
     for c in range(len(indptr) - 1):
-        if offset[c] < 0:
+        if entries[c] == entries[c + 1]:
             continue
         for k in range(indptr[c], indptr[c + 1]):
             u = np.int64(data[k])
             total[c] += u
-            to = sums[np.uint64(offset[c] + indices[k])]  # unsigned: no test for an index from the end
-            to[0] += u
-            to[1] += u * u
-            to[2] += 1
+            for m in range(entries[c], entries[c + 1]):
+                to = sums[np.uint64(offset[m] + indices[k])]  # unsigned: no test for an index from the end
+                to[0] += weight[m] * u
+                to[1] += weight[m] * u * u
+                to[2] += weight[m]

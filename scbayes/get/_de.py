@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-#: Columns of the table, besides the names of the genes.
+#: Columns of every table, besides the names of the genes.
 COLUMNS = (
     "lfc_mean",
     "lfc_sd",
@@ -56,14 +56,15 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
 
     names : str
     lfc_mean, lfc_sd, lfc_median, ci_low, ci_high : float
-        Posterior under the wide prior, with the ends of its 95% interval.
+        Posterior under the wide prior, with the ends of its interval (95%, or the first `level`).
     lfsr, p_up, p_down, p_de : float
         Local false sign rate (the probability that the fold change is not beyond `delta` in the likelier direction),
         and the probabilities that it is above `delta`, below ``-delta``, and either.
     fsr : float
         Expected share of false calls among this gene and all with a smaller `lfsr`.
     log_bayes_factor : float
-        Of a change against none, natural log.
+        Of a change against none, natural log; in vanilla mode, and with an effect of your own, the log odds of `p_up`,
+        and of `p_de`.
     is_de : bool
         Whether `fsr` is at most the `fdr` that was asked for.
     mean_1, mean_2, pct_1, pct_2 : float
@@ -73,9 +74,15 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
     p_sign_new_donor : float
         Probability that a new pair of donors differs in the direction of the mean.
     min_detectable_lfc : float
-        Fold change whose 95% interval would exclude zero with probability 0.8.
+        Fold change whose interval would exclude zero with probability 0.8.
     data_poor : bool
-        The interval is mostly that of the prior.
+        The interval is mostly that of the prior; such genes are never called.
+    ci_low_50, ci_high_50, ... : float
+        Further intervals, if more than one `level` was asked for.
+    effect_mean, effect_sd, effect_median, effect_low, effect_high : float
+        Posterior of the effect under the wide prior, with `change_fn` or `in_region_fn`.
+    p_permuted : float
+        Share of genes, over all comparisons with shuffled labels, whose `lfsr` is as small, with `n_permutations`.
 
     Raises
     ------
@@ -89,7 +96,9 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
         raise KeyError(msg)
     tables = []
     for name in groups if group is None else [str(group)]:
-        columns = {column: np.asarray(values["columns"][column])[groups.index(name)] for column in COLUMNS}
+        stored = values["columns"]
+        order = [*COLUMNS, *sorted(column for column in stored if column not in (*COLUMNS, "bound"))]
+        columns = {column: np.asarray(stored[column])[groups.index(name)] for column in order}
         columns |= {flag: columns[flag].astype(bool) for flag in FLAGS}
         table = pd.DataFrame({"names": np.asarray(values["names"][name], str)} | columns)
         tables.append(table if group is not None else table.assign(group=name))

@@ -5,7 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from scbayes.models._effects import WIDE, Contrast, Effects, effects
+from scbayes.models._custom_effect import custom_columns
+from scbayes.models._effect_grid import WIDE, Contrast, on_grid
+from scbayes.models._effects import Effects, effects, typical_effect
+from scbayes.models._question import Question, interval_columns
 from scbayes.models._units import TINY, Units, inverse_sizes, size_factors
 
 LOG2 = np.log(2)
@@ -13,6 +16,8 @@ LOG2 = np.log(2)
 POWER = 0.8
 #: Mean counts are given per cell of so many.
 PER_CELL = 1e4
+#: An automatic threshold is this share of the typical effect, and at least so much (log2).
+AUTO_SHARE, AUTO_LEAST = 0.6, 0.1
 
 
 class Arms(NamedTuple):
@@ -38,6 +43,11 @@ class Arms(NamedTuple):
     people: np.ndarray
     replicated: bool
 
+    def take(self, index: np.ndarray) -> "Arms":
+        """Some of the units."""
+        parts = {name: getattr(self, name)[index] for name in ("arm", "design", "people")}
+        return self._replace(units=self.units.take(index), **parts)
+
 
 class Table(NamedTuple):
     """A row per gene, by column; fold changes in log2. ``learned``: what was learned over genes, plain values."""
@@ -46,42 +56,32 @@ class Table(NamedTuple):
     learned: dict
 
 
-def compare_arms(arms: Arms, *, delta: float, fdr: float, level: float = 0.95) -> Table:
-    """Effects of all genes, and which of them are called with an expected share ``fdr`` of false calls."""
-    arms = _with_counts(arms)
-    units = arms.units.scaled(size_factors(arms.units))
+def compare_arms(arms: Arms, question: Question) -> Table:
+    """Effects of all genes, and which of them are called."""
+    arms = arms.take(arms.units.exposure > 0)  # without units whose cells are all empty
+    units = arms.units.scaled(size_factors(arms.units, question.relative_to))
     # what is nowhere tells nothing, of its own effect or of others'; nor does anything where an arm is empty
     seen = (units.total.sum(0) > 0) & (len(np.unique(arms.arm)) == 2)
-    columns, learned = {name: np.full(len(seen), value) for name, value in _prior(level).items()}, {}
-    if seen.any():
-        found = effects(_contrast(arms, units, seen))
-        learned = found.learned
-        for name, value in _posterior(found, delta * LOG2, level).items():
-            columns[name][seen] = value
-    columns["fsr"] = expected_share(columns["lfsr"])
-    columns["is_de"] = seen & (columns["fsr"] <= fdr)
     per_cell = PER_CELL / max(units.total.sum() / max(units.exposure.sum(), TINY), TINY)
+    columns, learned = {name: np.full(len(seen), value) for name, value in _prior(question).items()}, {}
+    if seen.any():
+        contrast = _contrast(arms, units, seen)
+        found = effects(on_grid(contrast), told=contrast.told)
+        delta = _delta(question, found)
+        learned = found.learned | {"delta": delta}
+        told = _posterior(found, question, delta * LOG2)
+        if question.change or question.in_region:
+            told |= custom_columns(found, question, delta, per_cell)
+        for name, value in told.items():
+            columns[name][seen] = value
+    columns["data_poor"] = ~seen | (columns["lfc_sd"] > WIDE / LOG2 / np.sqrt(2))
+    columns["fsr"] = expected_share(columns["lfsr"])
+    columns["is_de"] = ~columns["data_poor"] & (columns["fsr"] <= question.fdr)
     for which, name in ((1, "1"), (0, "2")):
         own = units.take(arms.arm == which)
         columns[f"mean_{name}"] = own.total.sum(0) / max(own.exposure.sum(), TINY) * per_cell
-        columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), 1)
-    columns["data_poor"] = ~seen | (columns["lfc_sd"] > WIDE / LOG2 / np.sqrt(2))
+        columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
     return Table(columns, learned | {"paired": arms.people.shape[1] > 0, "n_units": len(arms.arm)})
-
-
-def _with_counts(arms: Arms) -> Arms:
-    """Without units whose cells are all empty."""
-    filled = arms.units.exposure > 0
-    parts = {name: getattr(arms, name)[filled] for name in ("arm", "design", "people")}
-    return arms._replace(units=arms.units.take(filled), **parts)
-
-
-def _prior(level: float) -> dict[str, float]:
-    """What :func:`_posterior` says of a gene without counts."""
-    sd, half = WIDE / LOG2, ndtri((1 + level) / 2)
-    none = ("lfc_mean", "lfc_median", "p_up", "p_down", "p_de", "log_bayes_factor", "donor_sd", "bound")
-    wide = {"lfc_sd": sd, "ci_low": -half * sd, "ci_high": half * sd, "min_detectable_lfc": (half + ndtri(POWER)) * sd}
-    return dict.fromkeys(none, 0.0) | wide | {"p_sign_new_donor": 0.5, "lfsr": 1.0}
 
 
 def expected_share(error: np.ndarray) -> np.ndarray:
@@ -92,31 +92,62 @@ def expected_share(error: np.ndarray) -> np.ndarray:
     return share
 
 
+def _prior(question: Question) -> dict[str, float]:
+    """What is said of a gene without counts."""
+    sd = WIDE / LOG2
+    none = ("lfc_mean", "lfc_median", "p_up", "p_down", "p_de", "log_bayes_factor", "donor_sd", "bound")
+    columns = dict.fromkeys(none, 0.0) | {"lfc_sd": sd, "p_sign_new_donor": 0.5, "lfsr": 1.0}
+    columns |= {name: sd * ndtri(q) for name, q in interval_columns(question.levels)}
+    if question.mode == "vanilla":
+        columns |= {"p_up": 0.5, "p_down": 0.5, "p_de": 0.5, "lfsr": 0.5}
+    if question.change or question.in_region:
+        columns |= dict.fromkeys(("effect_mean", "effect_sd", "effect_median"), 0.0)
+        columns |= {name: 0.0 for name, _ in interval_columns(question.levels, "effect")}
+    return columns | {"min_detectable_lfc": (ndtri((1 + question.levels[0]) / 2) + ndtri(POWER)) * sd}
+
+
 def _contrast(arms: Arms, units: Units, seen: np.ndarray) -> Contrast:
     inverse_size = inverse_sizes(units, arms.arm)[arms.arm].T * (units.exposure2 / units.exposure**2)
-    told = len(arms.arm) > np.linalg.matrix_rank(np.concatenate([arms.design, arms.people], 1))
-    parts = units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people
-    return Contrast(*parts, arms.replicated, told)
+    return Contrast(units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people, arms.replicated)
 
 
-def _posterior(found: Effects, delta: float, level: float) -> dict[str, np.ndarray]:
-    p_up, p_down = found.above(delta), found.below(-delta)
+def _delta(question: Question, found: Effects) -> float:
+    """Threshold in log2."""
+    if question.delta != "auto":
+        return float(question.delta)
+    return max(AUTO_SHARE * typical_effect(found.learned) / LOG2, AUTO_LEAST)
+
+
+def _posterior(found: Effects, question: Question, delta: float) -> dict[str, np.ndarray]:
     sd = found.std()
-    columns = {
-        "lfc_mean": found.mean() / LOG2,
-        "lfc_sd": sd / LOG2,
-        "lfc_median": found.quantile(0.5) / LOG2,
-        "ci_low": found.quantile((1 - level) / 2) / LOG2,
-        "ci_high": found.quantile((1 + level) / 2) / LOG2,
-        "lfsr": found.wrong_sign(delta),
-        "p_up": p_up,
-        "p_down": p_down,
-        "p_de": p_up + p_down,
-        "log_bayes_factor": found.log_bayes_factor,
+    columns = {"lfc_mean": found.mean() / LOG2, "lfc_sd": sd / LOG2, "lfc_median": found.quantile(0.5) / LOG2}
+    columns |= {name: found.quantile(q) / LOG2 for name, q in interval_columns(question.levels)}
+    columns |= _directions(found) if question.mode == "vanilla" else _changes(found, delta)
+    columns |= {
         "donor_sd": found.spread() / LOG2,
         "p_sign_new_donor": found.same_sign(),
-        "min_detectable_lfc": (ndtri((1 + level) / 2) + ndtri(POWER)) * sd / LOG2,
+        "min_detectable_lfc": (ndtri((1 + question.levels[0]) / 2) + ndtri(POWER)) * sd / LOG2,
     }
     low, high = columns["ci_low"], columns["ci_high"]
     columns["bound"] = np.where(low > 0, low, np.where(high < 0, high, 0.0))
     return columns
+
+
+def _changes(found: Effects, delta: float) -> dict[str, np.ndarray]:
+    """Under the learned prior."""
+    up, down = found.above(delta), found.below(-delta)
+    error = found.wrong_sign(delta)
+    return {"lfsr": error, "p_up": up, "p_down": down, "p_de": up + down, "log_bayes_factor": found.log_bayes_factor}
+
+
+def _directions(found: Effects) -> dict[str, np.ndarray]:
+    """Under the wide prior, where no effect is exactly zero."""
+    up, down = found.positive(), found.negative()
+    odds = np.log(np.maximum(up, TINY**30)) - np.log(np.maximum(down, TINY**30))
+    return {
+        "lfsr": np.minimum(up, down),
+        "p_up": up,
+        "p_down": down,
+        "p_de": np.maximum(up, down),
+        "log_bayes_factor": odds,
+    }

@@ -52,18 +52,27 @@ class Units(NamedTuple):
         return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2)
 
 
-def size_factors(units: Units) -> np.ndarray:
-    """What the exposure of each unit has to be multiplied with: the median ratio to the mean profile over genes.
+def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np.ndarray:
+    """What the exposure of each unit has to be multiplied with, for fold changes relative to something.
 
-    Units with few counts keep their exposure.
+    Parameters
+    ----------
+    relative_to
+        ``"median"`` or ``"clr"``: median, or geometric mean, of the ratios to the mean profile over genes that are
+        expected to have counts enough, where there are enough of those; ``"total"``: all counts; or a mask of genes:
+        their counts.
     """
     profile = units.total.sum(0) / units.exposure.sum()
     factor = np.ones(len(units.exposure))
     for i, exposure in enumerate(units.exposure):
-        expected = profile * exposure
+        expected, total = profile * exposure, units.total[i]
         tells = expected >= TELLS
-        if tells.sum() >= ENOUGH:
-            factor[i] = np.median(units.total[i, tells] / expected[tells])
+        if isinstance(relative_to, np.ndarray):
+            factor[i] = (total[relative_to].sum() + 0.5) / (expected[relative_to].sum() + 0.5)
+        elif relative_to == "clr" and tells.sum() >= ENOUGH:
+            factor[i] = np.exp(np.mean(np.log((total[tells] + 0.5) / (expected[tells] + 0.5))))
+        elif relative_to == "median" and tells.sum() >= ENOUGH:
+            factor[i] = np.median(total[tells] / expected[tells])
     factor = np.where(factor > 0, factor, 1.0)
     return factor / np.exp(np.mean(np.log(factor)))
 

@@ -107,13 +107,26 @@ def read_result(adata: "AnnData", verb: str, key: str, entry: str | None = None)
     return Result(values, record["facts"])
 
 
+def comes_from_counts(adata: "AnnData", column: str) -> bool:
+    """Whether a column of `obs` is known to be made from the counts, by a function of `tl` or scanpy's clustering."""
+    own = any(f"obs[{column!r}]" in record["slots"].values() for record in _records(adata).values())
+    settings = adata.uns.get(column)
+    return own or (hasattr(settings, "keys") and "params" in settings and "names" not in settings)
+
+
 def remove_results(adata: "AnnData", key: str) -> list[str]:
     """Delete all results that were computed from the fit ``key``; returns their slots."""
     removed = []
-    for entry in [name for name, value in adata.uns.items() if hasattr(value, "keys") and "result" in value]:
-        if json.loads(str(adata.uns[entry]["result"]))["key"] == key:
+    for entry, record in _records(adata).items():
+        if record["key"] == key:
             removed += _remove(adata, entry)
     return removed
+
+
+def _records(adata: "AnnData") -> dict[str, dict]:
+    """Record of each result, by its entry of `uns`."""
+    entries = [name for name, value in adata.uns.items() if hasattr(value, "keys") and "result" in value]
+    return {entry: json.loads(str(adata.uns[entry]["result"])) for entry in entries}
 
 
 def _remove(adata: "AnnData", entry: str) -> list[str]:

@@ -5,33 +5,52 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.counts import Counts
-from scbayes.counts._by_unit import sum_by_unit
 from scbayes.models._contrast import Table, compare_arms
-from scbayes.models._units import Units
 from scbayes.state import find_counts
-from scbayes.tl._de_design import Cells, arms_of, cells_of
+from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
+from scbayes.tl._de_design import arms_of, cells_of, comparisons
+from scbayes.tl._de_groups import which_cells
 from scbayes.tl._de_layout import as_rank_genes_groups
+from scbayes.tl._de_null import shuffled_tables, summary_of, unit_sums
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from anndata import AnnData
 
 
-def de(
+def de(  # noqa: PLR0913
     adata: "AnnData",
-    groupby: str,
+    groupby: str | None = None,
     groups: "str | Iterable[str]" = "all",
     *,
     reference: str = "rest",
     sample_key: str | None = None,
-    covariates: "tuple[str, ...]" = (),
-    delta: float = 0.0,
+    covariates: "str | Iterable[str]" = (),
+    within: str | None = None,
+    key: str | None = None,
+    idx1: "str | Sequence | None" = None,
+    idx2: "str | Sequence | None" = None,
+    subset: "str | Sequence | None" = None,
+    batch_key: str | None = None,
+    batch1: "str | Iterable[str] | None" = None,
+    batch2: "str | Iterable[str] | None" = None,
+    mode: str = "change",
+    delta: float | str = 0.0,
     fdr: float = 0.05,
+    level: "float | Iterable[float]" = 0.95,
+    relative_to: "str | Iterable[str]" = "median",
+    change_fn: "Callable[[np.ndarray, np.ndarray], np.ndarray] | None" = None,
+    in_region_fn: "Callable[[np.ndarray], np.ndarray] | None" = None,
+    n_samples: int = 5000,
+    n_pairs: int | None = None,
+    n_permutations: int = 0,
     min_cells: int = 10,
     layer: str | None = None,
+    rng: int | np.random.Generator = 0,
     key_added: str = "sb_de",
+    progress: bool = True,
     copy: bool = False,
 ) -> "AnnData | None":
     r"""Differential expression from counts, with replicates where there are any.
@@ -51,6 +70,9 @@ def de(
     point at zero and normals of several widths (at least 0.29 on the log2 scale), whose weights are learned. Genes are
     ordered by the end of the interval that is nearer to zero: large effects that are sure come first.
 
+    What is compared is said in one of three ways: by `groupby`; by `idx1` and `idx2`; or by `key`, the components of a
+    mixture, where cells count as much as they belong to each.
+
     Parameters
     ----------
     adata
@@ -64,17 +86,61 @@ def de(
     sample_key
         Column of `obs` with donors or samples, the replicates.
     covariates
-        Columns of `obs` with categories, such as a batch, whose levels shift genes.
+        Columns of `obs` with categories, whose levels shift genes.
+    within
+        Column of `obs`: groups are compared within each of its categories, and the results are named
+        ``"category: group"``.
+    key
+        A fitted mixture whose components are compared, with the probabilities that :func:`scbayes.tl.assign` left, or
+        else those of the centre of the posterior.
+    idx1, idx2
+        Two sets of cells: masks, positions, names, or queries such as ``"condition == 'stim'"``. Without `idx2` the
+        second is all others. The result is named ``"idx1"``.
+    subset
+        Cells that take part, given in the same ways. Default: all.
+    batch_key
+        Column of `obs` with batches, a covariate.
+    batch1, batch2
+        Batches that cells of the group, and of the reference, are taken from. Default: all. Batches are a covariate as
+        long as the two share any.
+    mode
+        ``"change"``: is there an effect. ``"vanilla"``: in which direction is it, if there were no effect of exactly
+        zero: P(mean in group > mean in reference) under the wide prior, its log odds as `log_bayes_factor`, and `lfsr`
+        the smaller of the two probabilities.
     delta
-        Genes count as changed if the log2 fold change is beyond this, in one direction.
+        Genes count as changed if the log2 fold change is beyond this, in one direction. ``"auto"``: 0.6 times the mean
+        size of effects under the learned prior, at least 0.1.
     fdr
         Expected share of false calls among those that `is_de` marks.
+    level
+        Probability of the interval; several for several intervals, the first of which is `ci_low` to `ci_high`, the
+        others as `ci_low_50`.
+    relative_to
+        What fold changes are relative to. ``"median"``: the typical gene (the median ratio of samples to their mean
+        over genes). ``"clr"``: the geometric mean of genes. ``"total"``: all counts. Names of genes, or a boolean
+        column of `var`: their counts.
+    change_fn
+        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000) in the
+        group and in the reference, both ``(n_samples, some genes)``; returns effects of this shape.
+    in_region_fn
+        Which effects count as a change, as booleans. Default: those beyond `delta`.
+    n_samples
+        Draws for these two functions.
+    n_pairs
+        Draws of the group and of the reference are paired anew at random, so many times; None: as drawn together.
+    n_permutations
+        Compare so many times with shuffled labels of samples (of people in both arms: within the person), or of cells
+        where there are no samples; see `p_permuted`.
     min_cells
-        Groups with fewer cells are left out, which the log says.
+        Comparisons with fewer cells on a side are left out, which the log says.
     layer
         Layer with the counts. Default: the one that :func:`scbayes.pp.prepare_counts` kept, else `X`.
+    rng
+        Seed or generator, of draws and permutations.
     key_added
         Where the result goes in `uns`.
+    progress
+        Show a progress bar over comparisons.
     copy
         Return a copy instead of writing to `adata`.
 
@@ -92,84 +158,54 @@ def de(
     TypeError
         If `adata` is no AnnData, or the counts are no matrix of numbers.
     KeyError
-        If a column of `obs`, the layer, a group or the reference do not exist.
+        If a column of `obs`, the layer, a group, the reference, a batch, a gene or the fit do not exist.
     ValueError
-        If the counts are not counts, or nothing is left to compare.
+        If the counts are not counts, arguments exclude each other, or nothing is left to compare.
 
     References
     ----------
     Stephens (2016), False discovery rates: a new deal. Biostatistics. Squair et al. (2021), Confronting false
-    discoveries in single-cell differential expression. Nat Commun.
+    discoveries in single-cell differential expression. Nat Commun. Boyeau et al. (2019), Deep generative models for
+    detecting differential expression in single cells. MLCB (`mode`, `delta`).
     """
     from scanpy import logging as logg
+    from tqdm.auto import tqdm
 
-    clock = logg.info(f"comparing groups of obs[{groupby!r}]")
+    clock = logg.info("comparing groups of cells")
     covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
-    _check_arguments(delta, fdr, min_cells)
+    check_numbers(n_permutations=(n_permutations, 0), min_cells=(min_cells, 1))
     source = find_counts(adata, layer, None, None)
-    cells = cells_of(adata, groupby, sample_key, covariates)
-    chosen, against = _chosen(cells, groups, reference, min_cells, groupby)
-    units = _sums(Counts(source.x, where=source.where), cells)
+    rng = np.random.default_rng(rng)
+    drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
+    asked = {"mode": mode, "delta": delta, "fdr": fdr, **drawn, "seed": int(rng.integers(2**31))}
+    question = as_question(adata, relative_to, level, **asked)
+    grouping = grouping_of(adata, groupby, key, idx1, idx2)
+    part = None if subset is None else which_cells(adata, subset, "subset")
+    how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
+    cells = cells_of(adata, grouping, part, **how)
+    wanted = "idx1" if idx1 is not None else groups
+    limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
+    pairs, skipped = comparisons(cells, wanted, reference, grouping.what, **limits)
+    counts = Counts(source.x, where=source.where)
+    units = unit_sums(counts, cells)
     if sample_key is None:
         logg.warning("no sample_key: cells are taken as replicates, and results are descriptive of these cells alone")
+    if grouping.double_use:
+        logg.warning(f"{grouping.what}: groups that were made from these counts differ in them; see docs on double use")
     tables: dict[str, Table] = {}
-    for group in chosen:
-        arms = arms_of(cells, units, group, against, covariates, replicated=sample_key is not None)
-        tables[cells.groups[group]] = compare_arms(arms, delta=delta, fdr=fdr)
-    skipped = [name for name, n in zip(cells.groups, cells.n_cells, strict=True) if n < min_cells]
-    facts = {"groupby": groupby, "reference": reference, "sample_key": sample_key, "covariates": list(covariates)}
-    facts |= {"delta": delta, "fdr": fdr, "min_cells": min_cells, "layer": source.layer, "groups": list(tables)}
-    facts |= {"skipped": skipped, "descriptive": sample_key is None}
+    permuted = {}
+    for pair in tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1):
+        arms = arms_of(cells, units, pair)
+        table = compare_arms(arms, question)
+        if n_permutations:
+            null = list(shuffled_tables(counts, cells, pair, arms, question, n_permutations, rng))
+            permuted[pair.name], table.columns["p_permuted"] = summary_of(null, table)
+        tables[pair.name] = table
+    facts = {"groupby": groupby, "reference": reference, "key": key, "mode": mode, "delta": delta, "fdr": fdr}
+    facts |= how | {"covariates": list(covariates), "min_cells": min_cells, "level": list(question.levels)}
+    facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": source.layer}
+    facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
+    facts |= {"double_use": grouping.double_use, "permuted": permuted}
     facts |= {"learned": {name: table.learned for name, table in tables.items()}}
     values = as_rank_genes_groups(tables, np.asarray(adata.var_names), facts)
     return store(adata, "de", key_added, values, fit=None, facts=facts, clock=clock, copy=copy, entry=key_added)
-
-
-def _sums(counts: Counts, cells: Cells) -> Units:
-    """Sums over the cells of each unit; a cell's size factor is its total over the mean."""
-    n_units = len(cells.table)
-    (total, squares, detected), size = sum_by_unit(counts, cells.unit, n_units)
-    here = cells.unit >= 0
-    unit, size = cells.unit[here], size[here]
-    size = size / max(size.mean(), 1e-300)
-    sums = (np.bincount(unit, weights, n_units).astype(float) for weights in (None, size, size**2))
-    return Units(total, squares, detected, *sums)
-
-
-def _chosen(
-    cells: Cells, groups: "str | Iterable[str]", reference: str, min_cells: int, groupby: str
-) -> tuple[list[int], int | None]:
-    """Positions of the groups to compare, and of the reference; None: the rest."""
-    from scanpy import logging as logg
-
-    def position(name: str) -> int:
-        if str(name) not in cells.groups:
-            msg = f"no group {name!r} in obs[{groupby!r}], which has {cells.groups}"
-            raise KeyError(msg)
-        return cells.groups.index(str(name))
-
-    against = None if reference == "rest" and "rest" not in cells.groups else position(reference)
-    named = not (isinstance(groups, str) and groups == "all")
-    names = ([groups] if isinstance(groups, str) else groups) if named else cells.groups
-    wanted = list(dict.fromkeys(position(name) for name in names))
-    few = [k for k in wanted if cells.n_cells[k] < min_cells]
-    if few:
-        logg.warning(f"groups with fewer than {min_cells} cells are left out: {[cells.groups[k] for k in few]}")
-    chosen = [k for k in wanted if k not in few and k != against]
-    n_other = cells.n_cells.sum() - cells.n_cells[chosen].max() if chosen and against is None else 1
-    if not chosen or n_other == 0 or (against is not None and cells.n_cells[against] == 0):
-        msg = f"nothing to compare in obs[{groupby!r}]: give at least two groups of {min_cells} cells or more"
-        raise ValueError(msg)
-    return chosen, against
-
-
-def _check_arguments(delta: float, fdr: float, min_cells: int) -> None:
-    if not isinstance(delta, int | float | np.number) or not 0 <= delta < np.inf:
-        msg = f"delta={delta!r}: give a log2 fold change of at least 0"
-        raise ValueError(msg)
-    if not isinstance(fdr, int | float | np.number) or not 0 < fdr < 1:
-        msg = f"fdr={fdr!r}: give a share between 0 and 1"
-        raise ValueError(msg)
-    if not isinstance(min_cells, int | np.integer) or min_cells < 1:
-        msg = f"min_cells={min_cells!r}: give a whole number of at least 1"
-        raise ValueError(msg)

@@ -27,7 +27,7 @@ def as_rank_genes_groups(tables: dict[str, Table], genes: np.ndarray, facts: dic
         for column in first.columns
     }
     entries["uns", "params"] = {
-        "groupby": facts["groupby"],
+        "groupby": facts["groupby"] or "",
         "reference": facts["reference"],
         "method": "scbayes",
         "use_raw": False,

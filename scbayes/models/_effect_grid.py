@@ -1,0 +1,131 @@
+r"""Effects of a contrast given the spread of replicates, on a grid of it.
+
+Per gene :math:`\eta = X b + Z a + u` (see :mod:`scbayes.stats._mixed_model`); the last column of X is the contrast,
+with effect :math:`\beta`. The spread :math:`\tau` of replicates, and how heavy its tails are, lie on a grid.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from scbayes.stats._mixed_model import Problem, solve, start
+from scbayes.stats._precision import double
+
+#: Spreads of replicates (natural log), and degrees of freedom of their distribution.
+TAU = np.exp(np.linspace(np.log(0.02), np.log(1.2), 12))
+NU = (np.inf, 4.0)
+#: Spread of what are no replicates.
+NONE = 1e-5
+#: Standard deviation of the wide prior of effects, of covariates, of people in both arms (so wide that only differences
+#: within them tell), and of the level around its rough value.
+WIDE, COVARIATE, PERSON, LEVEL = 2.0, 1.0, 1.5, 4.0
+#: Newton steps from the rough start, and from the neighbour on the grid.
+FIRST, NEXT = 14, 5
+#: Genes are solved so many at a time, and units and people filled up to a multiple: few programs to compile.
+BLOCK, SMALL_BLOCK, MULTIPLE = 2048, 128, 4
+#: Exposure of units, and variance of values, that only fill up.
+NOTHING = 1e-30
+
+
+class Contrast(NamedTuple):
+    """Units of two arms.
+
+    Attributes
+    ----------
+    y
+        Counts, or values with errors: ``(n_genes, n_units)``.
+    exposure
+        Of counts, ``(n_units,)``.
+    noise
+        Inverse sizes of counts, variances of values: ``(n_genes, n_units)``.
+    design
+        ``(n_units, n_columns)``: intercept first, the contrast last, covariates between.
+    people
+        Whose each unit is, ``(n_units, n_people)``; no columns where that is nobody's.
+    replicated
+        Whether units are replicates; else their spread is zero.
+    kind
+        ``"counts"`` or ``"values"``.
+    """
+
+    y: np.ndarray
+    exposure: np.ndarray
+    noise: np.ndarray
+    design: np.ndarray
+    people: np.ndarray
+    replicated: bool
+    kind: str = "counts"
+
+    @property
+    def told(self) -> bool:
+        """Whether the spread of replicates can be told from effects: more units than columns."""
+        columns = np.concatenate([self.design, self.people], 1)
+        return len(columns) > np.linalg.matrix_rank(columns)
+
+    def rough(self) -> np.ndarray:
+        """Level of each gene, roughly."""
+        if self.kind == "values":
+            return np.average(self.y, 1, 1 / self.noise)
+        return np.log((self.y.sum(1) + 0.5) / self.exposure.sum())
+
+
+class OnGrid(NamedTuple):
+    """At each point of the grid: mean and variance of the effect, of the level, their covariance, and the evidence.
+
+    ``(n_genes, n_points)`` each; ``tau`` is the spread at the points, ``n_nu`` the number of kinds of tails.
+    """
+
+    effect: np.ndarray
+    variance: np.ndarray
+    level: np.ndarray
+    level_variance: np.ndarray
+    covariance: np.ndarray
+    evidence: np.ndarray
+    tau: np.ndarray
+    n_nu: int
+
+
+def on_grid(contrast: Contrast) -> OnGrid:
+    """The posterior under the wide prior of effects at each point of the grid."""
+    tau, nu = (part.ravel() for part in np.meshgrid(TAU, NU)) if contrast.replicated else (np.full(1, NONE), NU[:1])
+    n = len(contrast.y)
+    size = BLOCK if n > BLOCK else max(SMALL_BLOCK, 1 << (n - 1).bit_length())
+    whole = [np.empty((n, len(tau))) for _ in range(6)]
+    for first in range(0, n, size):
+        rows = slice(first, min(first + size, n))
+        for t, found in enumerate(_solved(_block(contrast, rows, size), contrast.kind, tau, nu)):
+            for to, part in zip(whole, found, strict=True):
+                to[rows, t] = np.asarray(part)[: rows.stop - rows.start]
+    return OnGrid(*whole, tau, len(NU) if contrast.replicated else 1)
+
+
+def _solved(problem: Problem, kind: str, tau: np.ndarray, nu: np.ndarray):
+    with double():
+        problem = Problem(*[jnp.asarray(part, float) for part in problem])
+        eta, steps = start(problem, kind), FIRST
+        for t, n in zip(tau, nu, strict=True):
+            *found, eta = solve(problem, jnp.asarray(t), jnp.asarray(n), eta, steps, kind)
+            steps = NEXT
+            yield found
+
+
+def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
+    """Some genes, the last of them repeated, with units and people filled up by such without weight."""
+    n_units, n_people = contrast.people.shape
+    units, people = -n_units % MULTIPLE, -n_people % MULTIPLE if n_people else 0
+    genes = np.minimum(np.arange(rows.start, rows.start + size), rows.stop - 1)
+    part = contrast._replace(y=contrast.y[genes], noise=contrast.noise[genes])
+    noise = 1.0 if contrast.kind == "counts" else 1 / NOTHING
+    prior_mean = np.zeros((size, contrast.design.shape[1]))
+    prior_mean[:, 0] = part.rough()
+    return Problem(
+        np.pad(part.y, ((0, 0), (0, units))),
+        np.pad(contrast.exposure, (0, units), constant_values=NOTHING),
+        np.pad(part.noise, ((0, 0), (0, units)), constant_values=noise),
+        np.pad(contrast.design, ((0, units), (0, 0))),
+        prior_mean,
+        np.array([LEVEL, *[COVARIATE] * (contrast.design.shape[1] - 2), WIDE]),
+        np.pad(contrast.people, ((0, units), (0, people))),
+        PERSON,
+    )

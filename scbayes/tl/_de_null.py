@@ -1,0 +1,71 @@
+"""What a comparison finds where labels are shuffled."""
+
+import numpy as np
+
+from scbayes.counts import Counts
+from scbayes.counts._by_unit import sum_by_unit
+from scbayes.models._contrast import Arms, Table, compare_arms
+from scbayes.models._question import Question
+from scbayes.models._units import Units
+from scbayes.tl._de_design import Cells, Comparison, arms_of
+
+
+def unit_sums(counts: Counts, cells: Cells) -> Units:
+    """Sums over the cells of each unit; a cell's size factor is its total over the mean."""
+    members = cells.members
+    (total, squares, detected), size = sum_by_unit(counts, members)
+    size = size / max(np.average(size[members.cell], weights=members.weight), 1e-300)
+    return Units(total, squares, detected, *(members.sum(power) for power in (np.ones(len(size)), size, size**2)))
+
+
+def shuffled_tables(
+    counts: Counts,
+    cells: Cells,
+    comparison: Comparison,
+    arms: Arms,
+    question: Question,
+    n: int,
+    rng: np.random.Generator,
+):
+    """``n`` tables of the comparison, each with other labels.
+
+    Samples exchange arms; those of people in both arms only with the person's own other one. Without samples, cells
+    exchange arms with others of the same covariates.
+    """
+    for _ in range(n):
+        if cells.replicated:
+            yield compare_arms(_with_shuffled_samples(arms, rng), question)
+        else:
+            mixed = _with_shuffled_cells(cells, comparison, rng)
+            yield compare_arms(arms_of(mixed, unit_sums(counts, mixed), comparison), question)
+
+
+def summary_of(tables: "list[Table]", table: Table) -> tuple[dict, np.ndarray]:
+    """Numbers of calls, as facts, and for each gene the share of shuffled genes with as small an lfsr."""
+    null = np.sort(np.concatenate([one.columns["lfsr"] for one in tables]))
+    p = (np.searchsorted(null, table.columns["lfsr"], side="right") + 1) / (len(null) + 1)
+    called = [int(one.columns["is_de"].sum()) for one in tables]
+    return {"n_called": called, "median_p_de": [float(np.median(one.columns["p_de"])) for one in tables]}, p
+
+
+def _with_shuffled_samples(arms: Arms, rng: np.random.Generator) -> Arms:
+    arm = arms.arm.copy()
+    pairs = [np.flatnonzero(person) for person in arms.people.T if len(np.unique(arm[person > 0])) == 2]
+    for pair in pairs:
+        if rng.random() < 0.5:
+            arm[pair] = 1 - arm[pair]
+    single = np.setdiff1d(np.arange(len(arm)), np.concatenate(pairs)) if pairs else np.arange(len(arm))
+    arm[single] = rng.permutation(arm[single])
+    return arms._replace(arm=arm, design=np.column_stack([arms.design[:, :-1], arm - 0.5]))
+
+
+def _with_shuffled_cells(cells: Cells, comparison: Comparison, rng: np.random.Generator) -> Cells:
+    members = cells.members
+    part = comparison.own | comparison.other
+    stratum = cells.table.groupby(comparison.covariates).ngroup().to_numpy() if comparison.covariates else 0 * part
+    unit, weight = members.unit.copy(), members.weight.copy()
+    for one in np.unique(stratum[part]):
+        entries = np.flatnonzero((part & (stratum == one))[members.unit])
+        order = rng.permutation(entries)
+        unit[entries], weight[entries] = members.unit[order], members.weight[order]
+    return cells._replace(members=members._replace(unit=unit, weight=weight))
