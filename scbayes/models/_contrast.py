@@ -3,11 +3,15 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 from scipy.special import ndtri
 
 from scbayes.models._custom_effect import custom_columns
 from scbayes.models._effect_grid import WIDE, Contrast, on_grid
-from scbayes.models._effects import Effects, effects, typical_effect
+from scbayes.models._effect_prior import typical_effect
+from scbayes.models._effects import Effects, effects
+from scbayes.models._gene_sets import set_effects
+from scbayes.models._overdispersion import linearised
 from scbayes.models._question import Question, interval_columns
 from scbayes.models._units import TINY, Units, inverse_sizes, size_factors
 
@@ -50,10 +54,14 @@ class Arms(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A row per gene, by column; fold changes in log2. ``learned``: what was learned over genes, plain values."""
+    """A row per gene, by column; fold changes in log2.
+
+    ``learned``: what was learned over genes, plain values. ``sets``: the same of gene sets, where these were asked for.
+    """
 
     columns: dict[str, np.ndarray]
     learned: dict
+    sets: dict[str, np.ndarray] | None = None
 
 
 def compare_arms(arms: Arms, question: Question) -> Table:
@@ -64,14 +72,21 @@ def compare_arms(arms: Arms, question: Question) -> Table:
     seen = (units.total.sum(0) > 0) & (len(np.unique(arms.arm)) == 2)
     per_cell = PER_CELL / max(units.total.sum() / max(units.exposure.sum(), TINY), TINY)
     columns, learned = {name: np.full(len(seen), value) for name, value in _prior(question).items()}, {}
+    of_dispersion = question.statistic == "dispersion"
+    scale = _trend_of_arms(arms) if of_dispersion else np.full((2, len(seen)), per_cell)
+    if of_dispersion:
+        columns |= {"dispersion_1": scale[0].copy(), "dispersion_2": scale[1].copy()}
+    contrast, found, delta = (_residuals if of_dispersion else _contrast)(arms, units, seen), None, 0.0
     if seen.any():
-        contrast = _contrast(arms, units, seen)
-        found = effects(on_grid(contrast), told=contrast.told)
-        delta = _delta(question, found)
+        grid = on_grid(contrast)
+        delta = float(question.delta) if question.delta != "auto" else _automatic(effects(grid, told=contrast.told))
+        found = effects(grid, told=contrast.told, delta=delta * LOG2)
         learned = found.learned | {"delta": delta}
         told = _posterior(found, question, delta * LOG2)
         if question.change or question.in_region:
-            told |= custom_columns(found, question, delta, per_cell)
+            told |= custom_columns(found, question, delta, scale[:, seen])
+        if of_dispersion:
+            told |= _dispersions(found, scale[:, seen])
         for name, value in told.items():
             columns[name][seen] = value
     columns["data_poor"] = ~seen | (columns["lfc_sd"] > WIDE / LOG2 / np.sqrt(2))
@@ -81,7 +96,8 @@ def compare_arms(arms: Arms, question: Question) -> Table:
         own = units.take(arms.arm == which)
         columns[f"mean_{name}"] = own.total.sum(0) / max(own.exposure.sum(), TINY) * per_cell
         columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
-    return Table(columns, learned | {"paired": arms.people.shape[1] > 0, "n_units": len(arms.arm)})
+    sets = None if question.sets is None else _set_columns(question, columns, contrast, found, seen, delta)
+    return Table(columns, learned | {"paired": arms.people.shape[1] > 0, "n_units": len(arms.arm)}, sets)
 
 
 def expected_share(error: np.ndarray) -> np.ndarray:
@@ -111,10 +127,51 @@ def _contrast(arms: Arms, units: Units, seen: np.ndarray) -> Contrast:
     return Contrast(units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people, arms.replicated)
 
 
-def _delta(question: Question, found: Effects) -> float:
+def _residuals(arms: Arms, units: Units, seen: np.ndarray) -> Contrast:
+    """Contrast of residual log overdispersions, each unit's likelihood taken as normal."""
+    value, variance = (part.T[seen] for part in linearised(units.overdispersion, arms.arm))
+    return Contrast(value, units.exposure, variance, arms.design, arms.people, arms.replicated, "values")
+
+
+def _trend_of_arms(arms: Arms) -> np.ndarray:
+    """Overdispersion that is usual at each gene's mean, in the group and in the reference: ``(2, n_genes)``."""
+    found = []
+    for which in (1, 0):
+        own = arms.units.take(arms.arm == which)
+        found.append(np.exp(own.overdispersion.trend.sum(0) / max(own.cells.sum(), TINY)))
+    return np.stack(found)
+
+
+def _dispersions(found: Effects, scale: np.ndarray) -> dict[str, np.ndarray]:
+    level = np.sum(found.weight * found.grid.level, 1)
+    half = found.mean() / 2
+    return {"dispersion_1": scale[0] * np.exp(level + half), "dispersion_2": scale[1] * np.exp(level - half)}
+
+
+def _set_columns(
+    question: Question, genes: dict, contrast: Contrast, found: Effects | None, seen, delta: float
+) -> dict:
+    """The same of sets: those of their genes that data tell about."""
+    question = question._replace(change=None, in_region=None)
+    told = question.sets @ sparse.diags(~genes["data_poor"], dtype=float)  # weights of the others are zero
+    told.eliminate_zeros()
+    n_genes = np.diff(told.indptr)
+    weight = sparse.diags(1 / np.maximum(abs(told).sum(1).A1, TINY)) @ told
+    columns = {name: np.full(len(n_genes), value) for name, value in _prior(question).items()}
+    columns |= {"n_genes": n_genes, "share_up": np.zeros(len(n_genes))}
+    own = n_genes > 0
+    if own.any():
+        sets = set_effects(contrast, found.spread(), weight[own][:, seen], delta * LOG2)
+        for name, value in _posterior(sets, question, delta * LOG2).items():
+            columns[name][own] = value
+        columns["share_up"] = weight.maximum(0) @ genes["p_up"] + (-weight).maximum(0) @ genes["p_down"]
+    columns["fsr"] = expected_share(columns["lfsr"])
+    columns["is_de"] = own & (columns["fsr"] <= question.fdr)
+    return columns
+
+
+def _automatic(found: Effects) -> float:
     """Threshold in log2."""
-    if question.delta != "auto":
-        return float(question.delta)
     return max(AUTO_SHARE * typical_effect(found.learned) / LOG2, AUTO_LEAST)
 
 

@@ -9,22 +9,25 @@ from scbayes.models._question import Question, interval_columns
 VALUES = 4_000_000
 
 
-def custom_columns(found: Effects, question: Question, delta: float, per_cell: float) -> dict[str, np.ndarray]:
-    """The effect's posterior under the wide prior, and the probability of a change under the learned one."""
+def custom_columns(found: Effects, question: Question, delta: float, scale: np.ndarray) -> dict[str, np.ndarray]:
+    """The effect's posterior under the wide prior, and the probability of a change under the learned one.
+
+    ``scale`` ``(2, n_genes)``: means are so many times those of the model, in the group and in the reference.
+    """
     rng = np.random.default_rng(question.seed)
     n_genes = len(found.weight)
     size = max(VALUES // max(question.n_samples, question.n_pairs or 0), 1)
     parts = [
-        _columns(found, slice(first, first + size), question, delta, per_cell, rng) for first in range(0, n_genes, size)
+        _columns(found, slice(first, first + size), question, delta, scale, rng) for first in range(0, n_genes, size)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _columns(found: Effects, genes: slice, question: Question, delta: float, per_cell: float, rng) -> dict:
-    effect = _drawn(found, genes, question, per_cell, rng, wide=True)
+def _columns(found: Effects, genes: slice, question: Question, delta: float, scale: np.ndarray, rng) -> dict:
+    effect = _drawn(found, genes, question, scale, rng, wide=True)
     columns = {"effect_mean": effect.mean(0), "effect_sd": effect.std(0), "effect_median": np.median(effect, 0)}
     columns |= {name: np.quantile(effect, q, axis=0) for name, q in interval_columns(question.levels, "effect")}
-    effect = _drawn(found, genes, question, per_cell, rng, wide=False)
+    effect = _drawn(found, genes, question, scale, rng, wide=False)
     inside = np.abs(effect) > delta if question.in_region is None else question.in_region(effect)
     inside = np.asarray(inside)
     if inside.shape != effect.shape or inside.dtype != bool:
@@ -37,14 +40,14 @@ def _columns(found: Effects, genes: slice, question: Question, delta: float, per
     return columns | {"p_up": up, "p_down": down, "p_de": p, "lfsr": 1 - p, "log_bayes_factor": odds}
 
 
-def _drawn(found: Effects, genes: slice, question: Question, per_cell: float, rng, *, wide: bool) -> np.ndarray:
+def _drawn(found: Effects, genes: slice, question: Question, scale: np.ndarray, rng, *, wide: bool) -> np.ndarray:
     change, level = found.draw(question.n_samples, genes, rng, wide=wide)
     log_1, log_2 = level + change / 2, level - change / 2
     if question.n_pairs is not None:
         log_1, log_2 = (part[rng.integers(len(part), size=question.n_pairs)] for part in (log_1, log_2))
     if question.change is None:
         return (log_1 - log_2) / np.log(2)
-    mean_1, mean_2 = (per_cell * np.exp(part) for part in (log_1, log_2))
+    mean_1, mean_2 = (own * np.exp(part) for own, part in zip(scale[:, genes], (log_1, log_2), strict=True))
     effect = np.asarray(question.change(mean_1, mean_2), float)
     if effect.shape != mean_1.shape or not np.isfinite(effect).all():
         wrong = f"shape {effect.shape}" if effect.shape != mean_1.shape else "values that are not finite"

@@ -90,7 +90,7 @@ def on_grid(contrast: Contrast) -> OnGrid:
     """The posterior under the wide prior of effects at each point of the grid."""
     tau, nu = (part.ravel() for part in np.meshgrid(TAU, NU)) if contrast.replicated else (np.full(1, NONE), NU[:1])
     n = len(contrast.y)
-    size = BLOCK if n > BLOCK else max(SMALL_BLOCK, 1 << (n - 1).bit_length())
+    size = _block_size(n)
     whole = [np.empty((n, len(tau))) for _ in range(6)]
     for first in range(0, n, size):
         rows = slice(first, min(first + size, n))
@@ -98,6 +98,34 @@ def on_grid(contrast: Contrast) -> OnGrid:
             for to, part in zip(whole, found, strict=True):
                 to[rows, t] = np.asarray(part)[: rows.stop - rows.start]
     return OnGrid(*whole, tau, len(NU) if contrast.replicated else 1)
+
+
+def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""What each unit says of its own log mean, and the variance of its error: ``(n_genes, n_units)`` each.
+
+    For counts, at the joint mode :math:`\tilde\eta` with a spread ``tau`` ``(n_genes,)`` of replicates,
+
+    .. math::
+        z = \tilde\eta + \frac{y - \tilde m}{\tilde m}, \qquad v = \frac{1}{\tilde m} + \frac{1}{k}, \qquad
+        \tilde m = E\, e^{\tilde\eta}
+
+    the working response that the posterior of each gene rests on: near log(y / E) where the count outweighs the spread,
+    and linear in y around what the gene's other units say where it does not.
+    """
+    if contrast.kind == "values":
+        return contrast.y, contrast.noise
+    n, n_units = contrast.y.shape
+    size = _block_size(n)
+    eta = np.empty((n, n_units))
+    for first in range(0, n, size):
+        rows = slice(first, min(first + size, n))
+        block, at = _block(contrast, rows, size), tau[_filled(rows, size), None]
+        with double():
+            problem = Problem(*[jnp.asarray(part, float) for part in block])
+            found = solve(problem, jnp.asarray(at), jnp.asarray(np.inf), start(problem), FIRST)
+        eta[rows] = np.asarray(found.eta)[: rows.stop - rows.start, :n_units]
+    mean = contrast.exposure * np.exp(eta)
+    return eta + contrast.y / mean - 1, 1 / mean + contrast.noise
 
 
 def _solved(problem: Problem, kind: str, tau: np.ndarray, nu: np.ndarray):
@@ -114,7 +142,7 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
     """Some genes, the last of them repeated, with units and people filled up by such without weight."""
     n_units, n_people = contrast.people.shape
     units, people = -n_units % MULTIPLE, -n_people % MULTIPLE if n_people else 0
-    genes = np.minimum(np.arange(rows.start, rows.start + size), rows.stop - 1)
+    genes = _filled(rows, size)
     part = contrast._replace(y=contrast.y[genes], noise=contrast.noise[genes])
     noise = 1.0 if contrast.kind == "counts" else 1 / NOTHING
     prior_mean = np.zeros((size, contrast.design.shape[1]))
@@ -129,3 +157,12 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
         np.pad(contrast.people, ((0, units), (0, people))),
         PERSON,
     )
+
+
+def _block_size(n: int) -> int:
+    return BLOCK if n > BLOCK else max(SMALL_BLOCK, 1 << (n - 1).bit_length())
+
+
+def _filled(rows: slice, size: int) -> np.ndarray:
+    """Places of the genes of a block, the last repeated."""
+    return np.minimum(np.arange(rows.start, rows.start + size), rows.stop - 1)

@@ -3,9 +3,8 @@ r"""Effects of a contrast: what is learned over genes, and what is believed of e
 The effect :math:`\beta` of a gene has two priors:
 
 - a wide normal: intervals come from it, so that genes that changed are covered as well as those that did not;
-- a mixture of a point at zero and normals of several widths, with weights learned over all genes (Stephens 2016): P and
-  lfsr come from it. Given the spread of replicates, the likelihood of :math:`\beta` is that of a normal, so all is in
-  closed form.
+- a mixture of a point at zero and normals, with weights learned over all genes (Stephens 2016): P and lfsr come from
+  it. Given the spread of replicates, the likelihood of :math:`\beta` is that of a normal, so all is in closed form.
 
 The spread of replicates, and how heavy its tails are, lie on a grid whose weights are learned over all genes, and are
 integrated.
@@ -16,17 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp, ndtr
 
-from scbayes.models._effect_grid import NU, TAU, WIDE, OnGrid
+from scbayes.models._effect_grid import WIDE, OnGrid
+from scbayes.models._effect_prior import CENTRE, KIND, NULL_WIDTH, PART, WIDTH, learn
 from scbayes.stats._mixture_quantile import mixture_quantile
 
-#: Widths of effects (natural log); the first is the point at zero. Narrower slabs would call what is near zero.
-WIDTHS = np.array([0.0, 0.2, 0.4, 0.8, 1.6])
-#: Belief in the point at zero in genes, at least, and as a share of all genes, before data are seen.
-NULL_GENES, NULL_SHARE = 10.0, 0.02
-#: Genes' worth of belief in the normal against heavy tails.
-NORMAL_GENES = 20.0
-#: Centre and width of log tau where replicates cannot tell it; genes' worth of it elsewhere.
-TAU_CENTRE, TAU_WIDTH, TAU_GENES = np.log(0.2), 0.6, 5.0
 #: Smallest precision that data are credited with.
 FAINT = 1e-3
 
@@ -127,70 +119,37 @@ class Effects(NamedTuple):
         return effect, level + slope * (effect - effect_loc) + rest * rng.standard_normal(chosen.shape)
 
 
-def effects(grid: OnGrid, *, told: bool) -> Effects:
-    """Posterior of all genes' effects; ``told``: whether replicates tell their spread."""
+def effects(grid: OnGrid, *, told: bool, delta: float = 0.0, belief: tuple[float, float] | None = None) -> Effects:
+    """Posterior of all genes' effects.
+
+    Parameters
+    ----------
+    told
+        Whether the weights of the grid are learned: where replicates tell their spread.
+    delta
+        Effects that are small beside this threshold are none.
+    belief
+        As :func:`scbayes.models._effect_prior.learn`.
+    """
     precision = np.maximum(1 / grid.variance - WIDE**-2, FAINT)  # of the likelihood alone
-    likely, likely_var = grid.effect / grid.variance / precision, 1 / precision
-    widths2 = WIDTHS**2
-    log_slab = _log_normal(likely[..., None], likely_var[..., None] + widths2)
-    log_slab -= _log_normal(likely, likely_var + WIDE**2)[..., None]
-    joint, points, share = _learn(grid.evidence, log_slab, grid.n_nu, told=told)
-    slab_var = 1 / (precision[..., None] + 1 / widths2[1:])
+    likely, variance = grid.effect / grid.variance / precision, 1 / precision
+    width2 = np.where(KIND == 0, NULL_WIDTH * delta, WIDTH) ** 2
+    log_part = _log_normal(likely[..., None] - CENTRE, variance[..., None] + width2)
+    log_part -= _log_normal(likely, variance + WIDE**2)[..., None]
+    joint, points, share = learn(grid.evidence, log_part, grid.n_nu, told=told, belief=belief)
     log_weight = grid.evidence + np.log(points)
     weight = np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True))
-    slabs = logsumexp(log_slab[..., 1:] + log_weight[..., None] + np.log(share[1:] / share[1:].sum()), axis=(1, 2))
-    bayes = slabs - logsumexp(log_slab[..., 0] + log_weight, axis=1)
+    log_slabs = log_part[..., 1:] + np.log(share[KIND[1:]] * PART[1:] / share[1:].sum())
+    bayes = logsumexp(log_slabs + log_weight[..., None], axis=(1, 2)) - logsumexp(log_part[..., 0] + log_weight, axis=1)
+    slab_var = 1 / (precision[..., None] + 1 / width2[1:])
+    slab_loc = slab_var * ((likely * precision)[..., None] + CENTRE[1:] / width2[1:])
     by_nu = points.reshape(grid.n_nu, -1).sum(1)
     learned = {
         "null": float(share[0]),
         "slabs": share[1:].tolist(),
         "heavy_tails": float(by_nu[-1]) if grid.n_nu > 1 else 0.0,
     }
-    slab_loc = slab_var * (likely * precision)[..., None]
     return Effects(grid, weight, joint[..., 1:], slab_loc, np.sqrt(slab_var), joint[..., 0], bayes, learned)
-
-
-def typical_effect(learned: dict) -> float:
-    """Mean size of the effects that are not zero, natural log, under the learned prior."""
-    share = np.array(learned["slabs"])
-    return float(np.sqrt(2 / np.pi) * share @ WIDTHS[1:] / share.sum())
-
-
-def _tau_prior() -> np.ndarray:
-    prior = np.exp(-0.5 * ((np.log(TAU) - TAU_CENTRE) / TAU_WIDTH) ** 2)
-    return prior / prior.sum()
-
-
-def _learn(evidence: np.ndarray, log_slab: np.ndarray, n_nu: int, *, told: bool):
-    """Weights of the grid and of the widths of effects, by EM over genes; and of both for each gene."""
-    n_genes, n_points, n_widths = log_slab.shape
-    prior = _tau_prior() if n_points > 1 else np.ones(1)
-    belief = np.array([NORMAL_GENES, 1.0])[: len(NU[:n_nu])]
-    null = max(NULL_GENES, NULL_SHARE * n_genes) * (WIDTHS == 0)
-    grid = np.outer(belief / belief.sum(), prior).ravel()
-    share = np.full(n_widths, 1 / n_widths)
-    base = evidence[..., None] + log_slab
-    likely = np.exp(base - base.max((1, 2), keepdims=True))
-    flat = likely.reshape(n_genes, -1)
-    for _ in range(400):
-        weight = grid[:, None] * share
-        both = ((1 / (flat @ weight.ravel())) @ flat).reshape(weight.shape) * weight
-        new = both.sum(0) + null
-        new /= new.sum()
-        moved = np.abs(new - share).max()
-        share = new
-        if told and n_points > 1:
-            of_points = both.sum(1).reshape(n_nu, -1)
-            tails = of_points.sum(1) + belief
-            within = of_points + TAU_GENES * prior
-            within /= within.sum(1, keepdims=True)
-            new = (tails[:, None] / tails.sum() * within).ravel()
-            moved = max(moved, np.abs(new - grid).max())
-            grid = new
-        if moved < 1e-5:
-            break
-    joint = likely * (grid[:, None] * share)
-    return joint / joint.sum((1, 2), keepdims=True), grid, share
 
 
 def _log_normal(x: np.ndarray, variance: np.ndarray) -> np.ndarray:

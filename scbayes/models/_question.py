@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 
 class Question(NamedTuple):
@@ -11,6 +12,8 @@ class Question(NamedTuple):
 
     Attributes
     ----------
+    statistic
+        ``"mean"`` or ``"dispersion"``: what effects are log ratios of.
     mode
         ``"change"``: is there an effect beyond ``delta``; ``"vanilla"``: in which direction is it.
     delta
@@ -27,8 +30,11 @@ class Question(NamedTuple):
         Draws for these two, and how many pairs are made of them; None: as drawn.
     seed
         Of these draws.
+    sets
+        Weights of genes in sets whose effects are asked for, ``(n_sets, n_genes)``; or None.
     """
 
+    statistic: str = "mean"
     mode: str = "change"
     delta: float | str = 0.0
     fdr: float = 0.05
@@ -39,6 +45,7 @@ class Question(NamedTuple):
     n_samples: int = 5000
     n_pairs: int | None = None
     seed: int = 0
+    sets: sparse.csr_matrix | None = None
 
 
 def interval_columns(levels: tuple[float, ...], prefix: str = "ci") -> list[tuple[str, float]]:

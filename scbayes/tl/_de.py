@@ -10,13 +10,15 @@ from scbayes.state import find_counts
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import arms_of, cells_of, comparisons
 from scbayes.tl._de_groups import which_cells
-from scbayes.tl._de_layout import as_rank_genes_groups
+from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
 from scbayes.tl._de_null import shuffled_tables, summary_of, unit_sums
+from scbayes.tl._de_sets import with_sets
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -36,6 +38,7 @@ def de(  # noqa: PLR0913
     batch_key: str | None = None,
     batch1: "str | Iterable[str] | None" = None,
     batch2: "str | Iterable[str] | None" = None,
+    statistic: str = "mean",
     mode: str = "change",
     delta: float | str = 0.0,
     fdr: float = 0.05,
@@ -46,6 +49,7 @@ def de(  # noqa: PLR0913
     n_samples: int = 5000,
     n_pairs: int | None = None,
     n_permutations: int = 0,
+    gene_sets: "Mapping[str, Iterable[str]] | pd.DataFrame | None" = None,
     min_cells: int = 10,
     layer: str | None = None,
     rng: int | np.random.Generator = 0,
@@ -103,6 +107,10 @@ def de(  # noqa: PLR0913
     batch1, batch2
         Batches that cells of the group, and of the reference, are taken from. Default: all. Batches are a covariate as
         long as the two share any.
+    statistic
+        What is compared. ``"mean"``: mean expression. ``"dispersion"``: variability at a given mean. Effects are then
+        log2 ratios of the overdispersion 1 / r of the group over that of the reference, beyond what the trend over
+        genes expects of their means; see docs on variability.
     mode
         ``"change"``: is there an effect. ``"vanilla"``: in which direction is it, if there were no effect of exactly
         zero: P(mean in group > mean in reference) under the wide prior, its log odds as `log_bayes_factor`, and `lfsr`
@@ -120,8 +128,8 @@ def de(  # noqa: PLR0913
         over genes). ``"clr"``: the geometric mean of genes. ``"total"``: all counts. Names of genes, or a boolean
         column of `var`: their counts.
     change_fn
-        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000) in the
-        group and in the reference, both ``(n_samples, some genes)``; returns effects of this shape.
+        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000; or of
+        the overdispersion) in the group and in the reference, both ``(n_samples, some genes)``; returns effects of this shape.
     in_region_fn
         Which effects count as a change, as booleans. Default: those beyond `delta`.
     n_samples
@@ -131,6 +139,10 @@ def de(  # noqa: PLR0913
     n_permutations
         Compare so many times with shuffled labels of samples (of people in both arms: within the person), or of cells
         where there are no samples; see `p_permuted`.
+    gene_sets
+        Sets whose effects are asked for, too: the mean log2 fold change of their genes. Name -> genes, or a table as
+        decoupler has them, with the columns `source`, `target` and, if there are weights, `weight`. Genes that `adata`
+        lacks are left out, and sets without any other, which the log says. :func:`scbayes.get.de_sets` reads them.
     min_cells
         Comparisons with fewer cells on a side are left out, which the log says.
     layer
@@ -151,7 +163,8 @@ def de(  # noqa: PLR0913
     `adata.uns[key_added]` : dict
         As :func:`scanpy.tl.rank_genes_groups`: `names`, `scores` (the end of the interval that is nearer to zero, 0 if
         it holds zero), `logfoldchanges`, `pvals` (local false sign rates), `pvals_adj` (expected share of false calls
-        among genes with no larger one), `params`; and `columns`, which :func:`scbayes.get.de` reads.
+        among genes with no larger one), `params`; and `columns`, which :func:`scbayes.get.de` reads. With `gene_sets`, `sets`:
+        their `names`, and columns ``(n_groups, n_sets)``.
 
     Raises
     ------
@@ -177,8 +190,9 @@ def de(  # noqa: PLR0913
     source = find_counts(adata, layer, None, None)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
-    asked = {"mode": mode, "delta": delta, "fdr": fdr, **drawn, "seed": int(rng.integers(2**31))}
+    asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, **drawn, "seed": int(rng.integers(2**31))}
     question = as_question(adata, relative_to, level, **asked)
+    question, sets = with_sets(adata, gene_sets, question)
     grouping = grouping_of(adata, groupby, key, idx1, idx2)
     part = None if subset is None else which_cells(adata, subset, "subset")
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
@@ -187,7 +201,7 @@ def de(  # noqa: PLR0913
     limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
     pairs, skipped = comparisons(cells, wanted, reference, grouping.what, **limits)
     counts = Counts(source.x, where=source.where)
-    units = unit_sums(counts, cells)
+    units = unit_sums(counts, cells, statistic)
     if sample_key is None:
         logg.warning("no sample_key: cells are taken as replicates, and results are descriptive of these cells alone")
     if grouping.double_use:
@@ -198,14 +212,16 @@ def de(  # noqa: PLR0913
         arms = arms_of(cells, units, pair)
         table = compare_arms(arms, question)
         if n_permutations:
-            null = list(shuffled_tables(counts, cells, pair, arms, question, n_permutations, rng))
+            asked = question._replace(sets=None)
+            null = list(shuffled_tables(counts, cells, pair, arms, asked, n_permutations, rng))
             permuted[pair.name], table.columns["p_permuted"] = summary_of(null, table)
         tables[pair.name] = table
-    facts = {"groupby": groupby, "reference": reference, "key": key, "mode": mode, "delta": delta, "fdr": fdr}
+    facts = {"groupby": groupby, "reference": reference, "key": key, "statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr}
     facts |= how | {"covariates": list(covariates), "min_cells": min_cells, "level": list(question.levels)}
     facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": source.layer}
     facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
     facts |= {"double_use": grouping.double_use, "permuted": permuted}
     facts |= {"learned": {name: table.learned for name, table in tables.items()}}
     values = as_rank_genes_groups(tables, np.asarray(adata.var_names), facts)
+    values |= as_sets(tables, sets)
     return store(adata, "de", key_added, values, fit=None, facts=facts, clock=clock, copy=copy, entry=key_added)

@@ -11,6 +11,7 @@ from scbayes.tl._de_groups import Grouping, by_column, by_components, by_sets
 if TYPE_CHECKING:
     from anndata import AnnData
 
+STATISTICS = ("mean", "dispersion")
 MODES = ("change", "vanilla")
 RELATIVE = ("median", "clr", "total")
 
@@ -34,6 +35,9 @@ def as_question(
 ) -> Question:
     """What is asked about the effects; ``asked``: the other fields of a question."""
     mode, delta, fdr = asked["mode"], asked["delta"], asked["fdr"]
+    if asked["statistic"] not in STATISTICS:
+        msg = f"unknown statistic {asked['statistic']!r}; choose one of {', '.join(STATISTICS)}"
+        raise ValueError(msg)
     if mode not in MODES:
         msg = f"unknown mode {mode!r}; choose one of {', '.join(MODES)}"
         raise ValueError(msg)

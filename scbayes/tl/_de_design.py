@@ -63,7 +63,7 @@ def cells_of(
     table = pd.DataFrame({"group": grouping.group, "within": 0, "sample": 0})
     for name, column in columns.items():
         table[name] = column.cat.codes.to_numpy()[grouping.cell]
-    here = (table >= 0).all(axis=1).to_numpy()
+    here = (table >= 0).all(axis=1).to_numpy(copy=True)
     if subset is not None:
         here &= subset[grouping.cell]
     groups = table[here].groupby(list(table.columns), sort=True)

@@ -78,7 +78,7 @@ def which_cells(adata: "AnnData", cells: "str | Sequence", name: str) -> np.ndar
     else:
         position = adata.obs_names.get_indexer(cells.astype(str))
         if (position < 0).any():
-            msg = f"{name}: no cell {cells[position < 0][0]!r} in adata.obs_names"
+            msg = f"{name}: no cell {str(cells[position < 0][0])!r} in adata.obs_names"
             raise KeyError(msg)
     if position.size and not (-adata.n_obs <= position.min() and position.max() < adata.n_obs):
         msg = f"{name} has position {position[np.abs(position).argmax()]}: there are {adata.n_obs} cells"

@@ -37,6 +37,15 @@ def as_rank_genes_groups(tables: dict[str, Table], genes: np.ndarray, facts: dic
     return entries
 
 
+def as_sets(tables: dict[str, Table], names: list[str]) -> dict[tuple[str, str], object]:
+    """Value for `uns`, if there are gene sets: their names, and columns with a row per group."""
+    if not names:
+        return {}
+    columns = next(iter(tables.values())).sets
+    stacked = {name: np.stack([_plain(table.sets[name]) for table in tables.values()]) for name in columns}
+    return {("uns", "sets"): {"names": np.array(names, object)} | stacked}
+
+
 def _plain(value: np.ndarray) -> np.ndarray:
     """Without bool, for which not all files have a type."""
     return value.astype(np.uint8) if value.dtype == bool else value

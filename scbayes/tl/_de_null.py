@@ -5,17 +5,21 @@ import numpy as np
 from scbayes.counts import Counts
 from scbayes.counts._by_unit import sum_by_unit
 from scbayes.models._contrast import Arms, Table, compare_arms
+from scbayes.models._overdispersion import overdispersion
 from scbayes.models._question import Question
 from scbayes.models._units import Units
 from scbayes.tl._de_design import Cells, Comparison, arms_of
 
 
-def unit_sums(counts: Counts, cells: Cells) -> Units:
-    """Sums over the cells of each unit; a cell's size factor is its total over the mean."""
+def unit_sums(counts: Counts, cells: Cells, statistic: str) -> Units:
+    """Sums over the cells of each unit, and what ``statistic`` needs; a cell's size factor is its total over the mean."""
     members = cells.members
     (total, squares, detected), size = sum_by_unit(counts, members)
     size = size / max(np.average(size[members.cell], weights=members.weight), 1e-300)
-    return Units(total, squares, detected, *(members.sum(power) for power in (np.ones(len(size)), size, size**2)))
+    units = Units(total, squares, detected, *(members.sum(power) for power in (np.ones(len(size)), size, size**2)))
+    if statistic == "mean":
+        return units
+    return units._replace(overdispersion=overdispersion(counts, members, size, units))
 
 
 def shuffled_tables(
@@ -37,7 +41,7 @@ def shuffled_tables(
             yield compare_arms(_with_shuffled_samples(arms, rng), question)
         else:
             mixed = _with_shuffled_cells(cells, comparison, rng)
-            yield compare_arms(arms_of(mixed, unit_sums(counts, mixed), comparison), question)
+            yield compare_arms(arms_of(mixed, unit_sums(counts, mixed, question.statistic), comparison), question)
 
 
 def summary_of(tables: "list[Table]", table: Table) -> tuple[dict, np.ndarray]:
