@@ -20,7 +20,7 @@ PART = 1 / np.bincount(KIND)[KIND]
 #: Standard deviation of what counts as no effect, as a share of the threshold: no effect is exactly zero.
 NULL_WIDTH = 0.25
 #: Belief in no effect in genes, at least, and as a share of all genes, before data are seen.
-NULL_GENES, NULL_SHARE = 10.0, 0.02
+NULL_GENES, NULL_SHARE = 10.0, 0.05
 #: Belief in a kind of effects, so that its weight is not zero.
 SOME = 1e-6
 #: Genes' worth of belief in the normal against heavy tails.

@@ -8,7 +8,8 @@ import numba
 def jit[F: Callable](function: F, **flags: object) -> F:
     """Compile ``function`` with Numba, releasing the GIL; cached beside the code or in the user's cache folder.
 
-    ``flags`` are more of Numba's, such as ``fastmath={"reassoc"}`` where sums may be taken in any order. A read-only installation without a home folder has no place for the cache: there it is compiled in each process.
+    ``flags`` are more of Numba's, such as ``fastmath={"reassoc"}`` where sums may be taken in any order. A read-only
+    installation without a home folder has no place for the cache: there it is compiled in each process.
     """
     try:
         return numba.njit(cache=True, nogil=True, **flags)(function)
