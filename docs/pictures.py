@@ -28,6 +28,11 @@ PICTURES = [
     "sb.pl.loss(adata, ['sb', 'zinb', 'mix'])",
     "sb.pl.choose_components(adata)",
     "sb.pl.lfc_volcano(adata, 'beta')",
+    "sb.pl.abundance(adata)",
+    "sb.pl.lfc_volcano(adata, 'beta', y='p_de')",
+    "sb.pl.ma(adata, 'beta')",
+    "sb.pl.lfc_forest(adata, 'beta')",
+    "sb.pl.lfc_forest(adata, ['beta', 'alpha'], genes=['INS', 'GCG', 'IAPP', 'TTR', 'ACTB'])",
     "sb.pl.compare(adata)",
     "sb.pl.compare(adata, by='gene')",
     "sb.pl.calibration(adata)",
@@ -93,7 +98,8 @@ def prepared():
     sb.tl.fit(adata, labels_key="cell_type", key_added="typed", **quiet)
     sb.tl.choose_components(adata, (1, 2, 4, 8), **quiet)
     sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, n_cells=700, **quiet)
-    sb.tl.de(adata, "cell_type", ["beta"], sample_key="donor")
+    sb.tl.de(adata, "cell_type", ["beta", "alpha"], sample_key="donor")
+    sb.tl.abundance(adata, "cell_type", "donor", sample_key="library")
     for key in ("sb", "mix"):
         sb.tl.calibrate(adata, key, n_simulations=4, max_cells=500, max_genes=300, **quiet)
         sb.tl.predict(adata, key, n_samples=50, genes=GENES, **quiet)

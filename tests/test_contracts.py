@@ -46,6 +46,7 @@ def fitted(_fitted) -> ad.AnnData:
 def _with_results(_fitted) -> ad.AnnData:
     """A fit, a mixture, and everything that is computed from them."""
     adata = _fitted.copy()
+    adata.obs["type"], adata.obs["sample"] = np.arange(N_CELLS) % 3 % 2, np.arange(N_CELLS) % 7
     fit(adata, n_components=2, key_added="mix")
     for name, settings in IN_PLACE.items():
         if name.startswith("tl.") and name not in ("tl.fit", "tl.remove"):
@@ -96,6 +97,7 @@ def assert_same(found: dict, expected: dict) -> None:
 #: How to call each function that writes into AnnData.
 IN_PLACE = {
     "pp.prepare_counts": {"n_top_genes": 10, "min_cells": 3},
+    "pp.split_counts": {},
     "tl.fit": {"progress": False, "key_added": "new"},
     "tl.calibrate": {"n_simulations": 2, "progress": False},
     "tl.choose_components": {"candidates": (1, 2), "progress": False},
@@ -107,7 +109,8 @@ IN_PLACE = {
     "tl.residuals": {"genes": ["gene1", "gene2"]},
     "tl.assign": {"key": "mix", "unknown": 0.01},
     "tl.entropy": {"key": "mix"},
-    "tl.de": {"groupby": "batch"},
+    "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
+    "tl.abundance": {"groupby": "type", "condition": "batch", "sample_key": "sample"},
     "tl.remove": {},
 }
 #: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.

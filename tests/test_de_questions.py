@@ -74,7 +74,9 @@ def test_two_sets_of_cells_are_two_groups(cells, given):
     expected = by_condition(cells)
     sets = {"idx1": given(cells, one), "idx2": given(cells, other)}
     assert_same(found(cells, **sets, sample_key="donor", group="idx1"), expected)
+    assert sb.get.de(cells).attrs["reference"] == "idx2"
     assert_same(found(cells, idx1=sets["idx1"], sample_key="donor", group="idx1"), expected)  # all others
+    assert sb.get.de(cells).attrs["reference"] == "rest"
 
 
 def test_cells_may_be_given_as_queries(cells):
@@ -270,6 +272,14 @@ def test_groups_from_the_counts_are_said_to_be(cells, log):
     assert "made from these counts" in log()
     sb.tl.de(cells, "type", sample_key="donor", progress=False)
     assert not sb.get.de(cells).attrs["double_use"]
+
+
+def test_the_part_that_was_split_off_is_not_used_twice(cells):
+    cells.obs["leiden"], cells.uns["leiden"] = cells.obs["type"], {"params": {"resolution": 1}}
+    sb.pp.split_counts(cells, key=None)
+    for layer, double_use in (("split_test", False), ("split_train", True)):
+        sb.tl.de(cells, "leiden", sample_key="donor", layer=layer, progress=False)
+        assert sb.get.de(cells).attrs["double_use"] is double_use
 
 
 def test_all_of_it_is_stored(cells, tmp_path):

@@ -1,25 +1,31 @@
 """Pictures of what is in AnnData already: each takes `ax` and returns it."""
 
+from scbayes.pl._abundance import abundance
 from scbayes.pl._assignments import assignments
 from scbayes.pl._calibration import calibration
 from scbayes.pl._choose_components import choose_components
 from scbayes.pl._compare import compare
 from scbayes.pl._composition import composition
 from scbayes.pl._entropy import entropy
+from scbayes.pl._lfc_forest import lfc_forest
 from scbayes.pl._lfc_volcano import lfc_volcano
 from scbayes.pl._loss import loss
+from scbayes.pl._ma import ma
 from scbayes.pl._ppc import ppc
 from scbayes.pl._residuals import residuals
 
 __all__ = [
+    "abundance",
     "assignments",
     "calibration",
     "choose_components",
     "compare",
     "composition",
     "entropy",
+    "lfc_forest",
     "lfc_volcano",
     "loss",
+    "ma",
     "ppc",
     "residuals",
 ]

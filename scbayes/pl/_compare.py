@@ -100,6 +100,6 @@ def _draw_genes(ax: "Axes", genes, models, colours, n_names: int) -> None:
     ax.set(xlim=(-reach, reach), yscale="log", ylim=(se[0], se[-1]))
     largest = genes[far].sort_values("elpd_diff", key=np.abs, ascending=False, kind="stable")
     names = largest.drop_duplicates("gene")
-    write_names(ax, names["elpd_diff"], names["se"], names["gene"], n_names)
     ax.set(xlabel=f"elpd of the gene, difference to {models.index[0]} (nats)", ylabel="standard error (nats)")
     ax.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(0, 1))
+    write_names(ax, names["elpd_diff"], names["se"], names["gene"], n_names)

@@ -42,10 +42,29 @@ def finish(drawn: "Axes | np.ndarray", given: object, show: bool | None) -> "Axe
 
 
 def write_names(ax: "Axes", x, y, names, n_names: int) -> None:
-    """Names of the first points, without those that would lie on another's."""
+    """Names of the first points, none on another: moved apart where adjustText is installed, else left out.
+
+    Everything else must be drawn before, as limits and legends move what must not lie on each other.
+    """
     from matplotlib.patheffects import withStroke
 
-    placed, halo = [], [withStroke(linewidth=2, foreground="white")]
+    style = {"fontsize": "x-small", "zorder": 5, "path_effects": [withStroke(linewidth=2, foreground="white")]}
+    try:
+        from adjustText import adjust_text
+    except ImportError:
+        _write_apart(ax, x, y, names, n_names, style)
+        return
+    points = list(zip(x, y, names, strict=True))[:n_names]
+    if points:
+        texts = [ax.text(at_x, at_y, name, **style) for at_x, at_y, name in points]
+        # a number of steps and not of seconds: the same picture each time
+        line = {"arrowstyle": "-", "color": "0.4", "lw": 0.5}
+        adjust_text(texts, ax=ax, iter_lim=500, expand=(1.15, 1.4), force_text=(0.3, 0.5), arrowprops=line)
+
+
+def _write_apart(ax: "Axes", x, y, names, n_names: int, style: dict) -> None:
+    """Names to the right of their points, without those that would lie on another's."""
+    placed = []
     for at_x, at_y, name in zip(x, y, names, strict=True):
         if len(placed) == n_names:
             break
@@ -53,5 +72,4 @@ def write_names(ax: "Axes", x, y, names, n_names: int) -> None:
         box = left, middle - 4, left + 6 + 4.5 * len(name), middle + 4  # of this font, points
         if all(box[0] > o[2] or o[0] > box[2] or box[1] > o[3] or o[1] > box[3] for o in placed):
             placed.append(box)
-            at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": "x-small"}
-            ax.annotate(name, (at_x, at_y), zorder=5, path_effects=halo, **at)
+            ax.annotate(name, (at_x, at_y), xytext=(5, 0), textcoords="offset points", va="center", **style)

@@ -1,10 +1,10 @@
-"""Differential expression of one group."""
+"""Differential expression of one group: fold changes and how sure they are."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbayes import get
+from scbayes.pl._de_parts import beyond_mean, effect_label, named_genes, scatter_genes, set_title, tables_of
 from scbayes.pl._frame import axes_or_new, finish, write_names
 
 if TYPE_CHECKING:
@@ -20,13 +20,15 @@ def lfc_volcano(
     group: str | None = None,
     key: str = "sb_de",
     *,
+    y: str = "lfsr",
     n_names: int = 12,
     ax: "Axes | None" = None,
     show: bool | None = None,
 ) -> "Axes | None":
-    """Log2 fold changes of all genes against how sure their sign is.
+    """Log2 fold changes of all genes against how sure they are.
 
-    Genes that are called have colours, one for each direction; those that are named have their 95% interval.
+    Genes that are called have colours and triangles, one for each direction; those that are named have their interval.
+    Labels are moved apart where adjustText is installed; else those that would lie on another are left out.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ def lfc_volcano(
         A group that was compared; the first if None.
     key
         Name of the result in `uns`.
+    y
+        ``"lfsr"``: -log10 of the local false sign rate. ``"p_de"``: the probability of a change.
     n_names
         How many genes are named, surest large effects first.
     ax
@@ -50,33 +54,25 @@ def lfc_volcano(
     Raises
     ------
     KeyError, ValueError
-        As :func:`scbayes.get.de`.
+        As :func:`scbayes.get.de`; ValueError for another `y`.
     """
-    import seaborn as sns
-
-    facts = get.de(adata, group, key).attrs
-    group = facts["groups"][0] if group is None else str(group)
-    table = get.de(adata, group, key)
-    given, ax = ax, axes_or_new(ax, (5, 4))
-    colours = sns.color_palette("colorblind")
-    sure = -np.log10(np.maximum(table["lfsr"], SMALLEST))
-    called, up = table["is_de"], table["lfc_mean"] > 0
-    for where, colour, label in (
-        (~called, "0.8", f"not called ({(~called).sum()})"),
-        (called & up, colours[3], f"higher ({(called & up).sum()})"),
-        (called & ~up, colours[0], f"lower ({(called & ~up).sum()})"),
-    ):
-        ax.scatter(table["lfc_mean"][where], sure[where], s=8, color=colour, lw=0, label=label, rasterized=True)
-    named = table[called].head(n_names)
-    low, high = named["lfc_mean"] - named["ci_low"], named["ci_high"] - named["lfc_mean"]
-    ax.errorbar(named["lfc_mean"], sure[named.index], xerr=[low, high], fmt="none", ecolor="0.3", lw=0.7, zorder=3)
+    if y not in ("lfsr", "p_de"):
+        msg = f"y={y!r}: choose 'lfsr' or 'p_de'"
+        raise ValueError(msg)
+    ((group, table),) = tables_of(adata, group if group is None else str(group), key).items()
+    given, ax = ax, axes_or_new(ax, (6, 4.2))
+    lfc, height = table["lfc_mean"].to_numpy(), table[y].to_numpy()
+    if y == "lfsr":
+        height = -np.log10(np.maximum(height, SMALLEST))
+        ax.set(ylabel="-log10 local false sign rate", ylim=(0, 1.15 * max(float(height.max()), 1.0)))
+    else:
+        ax.set(ylabel="probability of a change, P(DE)", ylim=(-0.02, 1.3))  # with room for names: many are near 1
+        ax.set_yticks(np.linspace(0, 1, 6))
+    ax.set_xlabel(effect_label(table.attrs))
     ax.axvline(0, color="0.7", lw=1, zorder=0)
-    against = "all others" if facts["reference"] == "rest" else facts["reference"]
-    unit = "; cells as replicates: descriptive" if facts["descriptive"] else ""
-    ax.set_title(f"{group} over {against}{unit}", fontsize="medium")
-    ax.set(
-        xlabel="log2 fold change", ylabel="-log10 local false sign rate", ylim=(0, 1.08 * max(float(sure.max()), 1.0))
-    )
-    write_names(ax, named["lfc_mean"], sure[named.index], named["names"], n_names)
-    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+    scatter_genes(ax, table, lfc, height)
+    rows = named_genes(table, n_names)
+    ax.errorbar(lfc[rows], height[rows], xerr=beyond_mean(table, rows), fmt="none", ecolor="0.3", lw=0.7, zorder=3)
+    set_title(ax, [group], table.attrs)
+    write_names(ax, lfc[rows], height[rows], table["names"].to_numpy()[rows], n_names)
     return finish(ax, given, show)

@@ -30,7 +30,8 @@ class Sums:
     score: np.ndarray | None  # float64 (n_genes,)
 
 
-def _steps(x, where: str = "X") -> Iterator[tuple[int, sparse.csr_array]]:
+def steps(x, where: str = "X") -> Iterator[tuple[int, sparse.csr_array]]:
+    """First cell and counts of a few cells at a time."""
     for first, block in row_blocks(x, where=where):
         for start, step in row_blocks(block, _ROWS):
             yield first + start, step
@@ -54,7 +55,7 @@ def add_up(x, where: str, counts_range, genes_range, batch: np.ndarray, *, score
     cell_total, cell_genes = np.zeros(n_cells), np.zeros(n_cells, np.int64)
     gene_cells, total = np.zeros(n_genes), np.zeros((n_genes, n_batches))
     squares, by_depth = np.zeros((2, n_genes, n_batches)) if scores else (None, None)
-    for first, block in _steps(x, where):
+    for first, block in steps(x, where):
         check_counts(block, where)
         rows = slice(first, first + block.shape[0])
         values = block.astype(np.float64)
@@ -89,7 +90,7 @@ def _score(total, squares, by_depth, depth: np.ndarray, batch: np.ndarray) -> np
 def cell_sums(x, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add up counts and expressed genes of each cell among `genes`."""
     total, detected = np.zeros((2, x.shape[0]), np.int64)
-    for first, block in _steps(x):
+    for first, block in steps(x):
         rows = slice(first, first + block.shape[0])
         values = block.astype(np.float64)
         total[rows] = values @ genes

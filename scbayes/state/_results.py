@@ -114,6 +114,12 @@ def comes_from_counts(adata: "AnnData", column: str) -> bool:
     return own or (hasattr(settings, "keys") and "params" in settings and "names" not in settings)
 
 
+def is_split_off(adata: "AnnData", layer: str | None) -> bool:
+    """Whether a layer is the part of the counts that ``pp.split_counts`` kept for tests."""
+    records = [record for record in _records(adata).values() if record["verb"] == "split_counts"]
+    return any(record["slots"]["test"] == f"layers[{layer!r}]" for record in records)
+
+
 def remove_results(adata: "AnnData", key: str) -> list[str]:
     """Delete all results that were computed from the fit ``key``; returns their slots."""
     removed = []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.models._question import Question
+from scbayes.state import is_split_off
 from scbayes.tl._de_groups import Grouping, by_column, by_components, by_sets
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ MODES = ("change", "vanilla")
 RELATIVE = ("median", "clr", "total")
 
 
-def grouping_of(adata: "AnnData", groupby: str | None, key: str | None, idx1, idx2) -> Grouping:
-    """The groups, given in exactly one way."""
+def grouping_of(adata: "AnnData", groupby: str | None, key: str | None, idx1, idx2, *, layer: str | None) -> Grouping:
+    """The groups, given in exactly one way; the part that counts were split into for tests is not used twice."""
     given = [name for name, value in (("groupby", groupby), ("key", key), ("idx1", idx1)) if value is not None]
     if len(given) != 1:
         msg = f"say what to compare by one of groupby, key and idx1: {' and '.join(given) or 'none of them'} was given"
@@ -25,9 +26,10 @@ def grouping_of(adata: "AnnData", groupby: str | None, key: str | None, idx1, id
     if idx2 is not None and idx1 is None:
         msg = "idx2 needs idx1, the cells that it is compared with"
         raise ValueError(msg)
-    if groupby is not None:
-        return by_column(adata, groupby)
-    return by_components(adata, key) if key is not None else by_sets(adata, idx1, idx2)
+    if idx1 is not None:
+        return by_sets(adata, idx1, idx2)
+    found = by_column(adata, groupby) if key is None else by_components(adata, key)
+    return found._replace(double_use=found.double_use and not is_split_off(adata, layer))
 
 
 def as_question(
