@@ -1,5 +1,6 @@
 """Sums over the cells of each unit, such as a donor's cells of one type."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,16 @@ class Members(NamedTuple):
         """Sum of a value of each cell, over the cells of each unit."""
         return np.bincount(self.unit, self.weight * values[self.cell], self.n_units)
 
+    def layers(self) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+        """Unit and weight of each cell, as often as a cell has units; weight zero where it has no more."""
+        cell, n_cells = self.cell, len(self.indptr) - 1
+        rank = np.arange(len(cell)) - self.indptr[cell]
+        for k in range(rank.max(initial=-1) + 1):
+            here = rank == k
+            unit, weight = np.zeros(n_cells, np.int32), np.zeros(n_cells)
+            unit[cell[here]], weight[cell[here]] = self.unit[here], self.weight[here]
+            yield unit, weight
+
 
 def sum_by_unit(counts: Counts, members: Members) -> tuple[np.ndarray, np.ndarray]:
     """Sums of counts, of their squares, and numbers of non-zeros, by unit and gene; and the total of each cell.
@@ -62,6 +73,36 @@ def sum_by_unit(counts: Counts, members: Members) -> tuple[np.ndarray, np.ndarra
     for first, block in counts.blocks(check=True):
         over_rows(add, block, first, n_parts)
     return sums.sum(0).T.reshape(3, members.n_units, counts.n_genes), total
+
+
+def detail_by_unit(counts: Counts, members: Members, nodes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Histograms of the counts of each unit and gene, and the counts and cells on nodes.
+
+    Three passes over the non-zeros, as many times as a cell has units.
+
+    Parameters
+    ----------
+    nodes
+        Weights of each cell on the nodes of an interpolation, ``(n_cells, n_nodes)``.
+
+    Returns
+    -------
+    Row (``unit * n_genes + gene``, ascending), count (ascending within a row) and weight of cells of the distinct
+    counts; counts on nodes ``(n_units, n_genes, n_nodes)``, and cells on nodes ``(n_units, n_nodes)``.
+    """
+    node_counts = np.zeros((members.n_units, counts.n_genes, nodes.shape[1]))
+    node_cells = np.zeros((members.n_units, nodes.shape[1]))
+    pairs = []
+    for unit, weight in members.layers():
+        own = Counts(counts.x, unit, members.n_units, where=counts.where)
+        summary = own.weigh(own.summarise(), weight[:, None])
+        pairs.append((summary.row, summary.count, summary.cells))
+        weighted = nodes * weight[:, None]
+        node_counts += own.gather(weighted, detected=False)[0]
+        np.add.at(node_cells, unit, weighted)
+    row, count, cells = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    order = np.lexsort((count, row)) if len(pairs) > 1 else slice(None)
+    return row[order], count[order], cells[order], node_counts, node_cells
 
 
 @jit

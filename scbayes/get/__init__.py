@@ -1,5 +1,6 @@
 """Read results back from AnnData."""
 
+from scbayes.get._abundance import abundance
 from scbayes.get._assignments import assignments
 from scbayes.get._calibration import calibration
 from scbayes.get._choose_components import choose_components
@@ -7,6 +8,7 @@ from scbayes.get._comparison import comparison
 from scbayes.get._component import component
 from scbayes.get._composition import composition
 from scbayes.get._de import de
+from scbayes.get._de_sets import de_sets
 from scbayes.get._distributions import distributions
 from scbayes.get._entropy import entropy
 from scbayes.get._expression import expression
@@ -19,6 +21,7 @@ from scbayes.get._residuals import residuals
 from scbayes.get._samples import samples
 
 __all__ = [
+    "abundance",
     "assignments",
     "calibration",
     "choose_components",
@@ -26,6 +29,7 @@ __all__ = [
     "component",
     "composition",
     "de",
+    "de_sets",
     "distributions",
     "entropy",
     "expression",

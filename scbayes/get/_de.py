@@ -79,6 +79,9 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
         The interval is mostly that of the prior; such genes are never called.
     ci_low_50, ci_high_50, ... : float
         Further intervals, if more than one `level` was asked for.
+    dispersion_1, dispersion_2 : float
+        With ``statistic="dispersion"``: overdispersion 1 / r in the group and in the reference, the posterior's centre
+        on the log scale. All fold changes are then ratios of these two, less what the trend expects of the means.
     effect_mean, effect_sd, effect_median, effect_low, effect_high : float
         Posterior of the effect under the wide prior, with `change_fn` or `in_region_fn`.
     p_permuted : float

@@ -73,6 +73,8 @@ def compare_arms(arms: Arms, question: Question) -> Table:
     per_cell = PER_CELL / max(units.total.sum() / max(units.exposure.sum(), TINY), TINY)
     columns, learned = {name: np.full(len(seen), value) for name, value in _prior(question).items()}, {}
     of_dispersion = question.statistic == "dispersion"
+    if of_dispersion:
+        seen &= units.overdispersion.information.any((0, 2))
     scale = _trend_of_arms(arms) if of_dispersion else np.full((2, len(seen)), per_cell)
     if of_dispersion:
         columns |= {"dispersion_1": scale[0].copy(), "dispersion_2": scale[1].copy()}
@@ -92,6 +94,7 @@ def compare_arms(arms: Arms, question: Question) -> Table:
     columns["data_poor"] = ~seen | (columns["lfc_sd"] > WIDE / LOG2 / np.sqrt(2))
     columns["fsr"] = expected_share(columns["lfsr"])
     columns["is_de"] = ~columns["data_poor"] & (columns["fsr"] <= question.fdr)
+    units = units._replace(overdispersion=None)
     for which, name in ((1, "1"), (0, "2")):
         own = units.take(arms.arm == which)
         columns[f"mean_{name}"] = own.total.sum(0) / max(own.exposure.sum(), TINY) * per_cell
@@ -137,8 +140,8 @@ def _trend_of_arms(arms: Arms) -> np.ndarray:
     """Overdispersion that is usual at each gene's mean, in the group and in the reference: ``(2, n_genes)``."""
     found = []
     for which in (1, 0):
-        own = arms.units.take(arms.arm == which)
-        found.append(np.exp(own.overdispersion.trend.sum(0) / max(own.cells.sum(), TINY)))
+        own = arms.arm == which
+        found.append(np.exp(arms.units.overdispersion.trend[own].sum(0) / max(arms.units.cells[own].sum(), TINY)))
     return np.stack(found)
 
 

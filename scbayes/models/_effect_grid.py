@@ -106,11 +106,12 @@ def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarr
     For counts, at the joint mode :math:`\tilde\eta` with a spread ``tau`` ``(n_genes,)`` of replicates,
 
     .. math::
-        z = \tilde\eta + \frac{y - \tilde m}{\tilde m}, \qquad v = \frac{1}{\tilde m} + \frac{1}{k}, \qquad
-        \tilde m = E\, e^{\tilde\eta}
+        z = \tilde\eta + \frac{y - \tilde m}{\tilde m} + \frac{1}{2} \operatorname{Var}(\tilde\eta), \qquad
+        v = \frac{1}{\tilde m} + \frac{1}{k}, \qquad \tilde m = E\, e^{\tilde\eta}
 
-    the working response that the posterior of each gene rests on: near log(y / E) where the count outweighs the spread,
-    and linear in y around what the gene's other units say where it does not.
+    The first two terms are the working response that the posterior of each gene rests on: near log(y / E) where the
+    count outweighs the spread, and linear in y around what the gene's other units say where it does not. The third is
+    what logs of counts fall short on average, more where these are lower (the correction of Firth 1993).
     """
     if contrast.kind == "values":
         return contrast.y, contrast.noise
@@ -125,7 +126,24 @@ def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarr
             found = solve(problem, jnp.asarray(at), jnp.asarray(np.inf), start(problem), FIRST)
         eta[rows] = np.asarray(found.eta)[: rows.stop - rows.start, :n_units]
     mean = contrast.exposure * np.exp(eta)
-    return eta + contrast.y / mean - 1, 1 / mean + contrast.noise
+    variance = 1 / mean + contrast.noise
+    return eta + contrast.y / mean - 1 + _variance_at_mode(contrast, variance, tau[:, None] ** 2) / 2, variance
+
+
+def _variance_at_mode(contrast: Contrast, variance: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Of each unit's log mean; ``variance`` of its error, ``spread`` the variance of replicates."""
+    weight, design, people = 1 / (variance + spread), contrast.design, contrast.people
+    own = weight @ people + PERSON**-2
+    cross = np.einsum("gd,dp,di->gpi", weight, people, design) / own[..., None]
+    precision = np.diag(_prior_sd(design) ** -2) + np.einsum("gd,di,dj->gij", weight, design, design)
+    covariance = np.linalg.inv(precision - np.einsum("gpi,gp,gpj->gij", cross, own, cross))
+    along = design - np.einsum("dp,gpi->gdi", people, cross)  # people move with the columns
+    fixed = np.einsum("gdi,gij,gdj->gd", along, covariance, along) + (1 / own) @ people.T
+    return spread * variance * weight + (variance * weight) ** 2 * fixed
+
+
+def _prior_sd(design: np.ndarray) -> np.ndarray:
+    return np.array([LEVEL, *[COVARIATE] * (design.shape[1] - 2), WIDE])
 
 
 def _solved(problem: Problem, kind: str, tau: np.ndarray, nu: np.ndarray):
@@ -153,7 +171,7 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
         np.pad(part.noise, ((0, 0), (0, units)), constant_values=noise),
         np.pad(contrast.design, ((0, units), (0, 0))),
         prior_mean,
-        np.array([LEVEL, *[COVARIATE] * (contrast.design.shape[1] - 2), WIDE]),
+        _prior_sd(contrast.design),
         np.pad(contrast.people, ((0, units), (0, people))),
         PERSON,
     )

@@ -1,5 +1,6 @@
 """Units (a donor's cells of one type) as counts with an exposure: size factors and dispersion."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,22 @@ SPREAD = 0.5
 TINY = 1e-9
 
 
+class Overdispersion(NamedTuple):
+    """What the cells of units say about the overdispersion of genes, see :mod:`scbayes.models._overdispersion`.
+
+    Attributes
+    ----------
+    slope, information
+        Of the log likelihood of the residual, Chebyshev series in it: ``(n_units, n_genes, n_terms)``.
+    trend
+        Log overdispersion that is usual at the gene's mean, times the number of cells: ``(n_units, n_genes)``.
+    """
+
+    slope: np.ndarray
+    information: np.ndarray
+    trend: np.ndarray
+
+
 class Units(NamedTuple):
     """Sums over the cells of units.
 
@@ -25,6 +42,8 @@ class Units(NamedTuple):
         Number of cells, ``(n_units,)``.
     exposure, exposure2
         Sum of the cells' size factors and of their squares, ``(n_units,)``.
+    overdispersion
+        Where it is asked for.
     """
 
     total: np.ndarray
@@ -33,23 +52,30 @@ class Units(NamedTuple):
     cells: np.ndarray
     exposure: np.ndarray
     exposure2: np.ndarray
+    overdispersion: Overdispersion | None = None
 
     def take(self, index) -> "Units":
         """Some of the units."""
-        return Units(*[part[index] for part in self])
+        return self._each(lambda part: part[index])
 
     def join(self, group: np.ndarray, n_groups: int) -> "Units":
         """Units put together, as ``group`` says."""
-        parts = []
-        for part in self:
-            joined = np.zeros((n_groups, *part.shape[1:]))
-            np.add.at(joined, group, part)
-            parts.append(joined)
-        return Units(*parts)
+
+        def joined(part: np.ndarray) -> np.ndarray:
+            together = np.zeros((n_groups, *part.shape[1:]), part.dtype)
+            for k, unit in zip(group, part, strict=True):
+                together[k] += unit
+            return together
+
+        return self._each(joined)
 
     def scaled(self, factor: np.ndarray) -> "Units":
         """With exposures times ``factor``."""
         return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2)
+
+    def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> "Units":
+        *sums, extra = self
+        return Units(*map(function, sums), None if extra is None else Overdispersion(*map(function, extra)))
 
 
 def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np.ndarray:

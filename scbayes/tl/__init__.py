@@ -1,5 +1,6 @@
 """Tools: what is computed and written into AnnData."""
 
+from scbayes.tl._abundance import abundance
 from scbayes.tl._assign import assign
 from scbayes.tl._calibrate import calibrate
 from scbayes.tl._choose_components import choose_components
@@ -15,6 +16,7 @@ from scbayes.tl._remove import remove
 from scbayes.tl._residuals import residuals
 
 __all__ = [
+    "abundance",
     "assign",
     "calibrate",
     "choose_components",

@@ -6,9 +6,10 @@ import numpy as np
 
 from scbayes.counts import Counts
 from scbayes.models._contrast import Table, compare_arms
+from scbayes.models._question import Question
 from scbayes.state import find_counts
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
-from scbayes.tl._de_design import arms_of, cells_of, comparisons
+from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
 from scbayes.tl._de_groups import which_cells
 from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
 from scbayes.tl._de_null import shuffled_tables, summary_of, unit_sums
@@ -128,8 +129,9 @@ def de(  # noqa: PLR0913
         over genes). ``"clr"``: the geometric mean of genes. ``"total"``: all counts. Names of genes, or a boolean
         column of `var`: their counts.
     change_fn
-        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000; or of
-        the overdispersion) in the group and in the reference, both ``(n_samples, some genes)``; returns effects of this shape.
+        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000) or of the
+        overdispersion in the group and in the reference, both ``(n_samples, some genes)``; returns effects of this
+        shape.
     in_region_fn
         Which effects count as a change, as booleans. Default: those beyond `delta`.
     n_samples
@@ -163,8 +165,8 @@ def de(  # noqa: PLR0913
     `adata.uns[key_added]` : dict
         As :func:`scanpy.tl.rank_genes_groups`: `names`, `scores` (the end of the interval that is nearer to zero, 0 if
         it holds zero), `logfoldchanges`, `pvals` (local false sign rates), `pvals_adj` (expected share of false calls
-        among genes with no larger one), `params`; and `columns`, which :func:`scbayes.get.de` reads. With `gene_sets`, `sets`:
-        their `names`, and columns ``(n_groups, n_sets)``.
+        among genes with no larger one), `params`; and `columns`, which :func:`scbayes.get.de` reads. With
+        `gene_sets`, `sets`: their `names`, and columns ``(n_groups, n_sets)``, which :func:`scbayes.get.de_sets` reads.
 
     Raises
     ------
@@ -190,38 +192,45 @@ def de(  # noqa: PLR0913
     source = find_counts(adata, layer, None, None)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
-    asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, **drawn, "seed": int(rng.integers(2**31))}
-    question = as_question(adata, relative_to, level, **asked)
+    asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr}
+    question = as_question(adata, relative_to, level, **asked, **drawn, seed=int(rng.integers(2**31)))
     question, sets = with_sets(adata, gene_sets, question)
-    grouping = grouping_of(adata, groupby, key, idx1, idx2)
+    grouping = grouping_of(adata, groupby, key, idx1, idx2, layer=source.layer)
     part = None if subset is None else which_cells(adata, subset, "subset")
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
     cells = cells_of(adata, grouping, part, **how)
-    wanted = "idx1" if idx1 is not None else groups
+    if idx1 is not None:
+        groups, reference = grouping.names
     limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
-    pairs, skipped = comparisons(cells, wanted, reference, grouping.what, **limits)
+    pairs, skipped = comparisons(cells, groups, reference, grouping.what, **limits)
     counts = Counts(source.x, where=source.where)
-    units = unit_sums(counts, cells, statistic)
     if sample_key is None:
         logg.warning("no sample_key: cells are taken as replicates, and results are descriptive of these cells alone")
     if grouping.double_use:
         logg.warning(f"{grouping.what}: groups that were made from these counts differ in them; see docs on double use")
-    tables: dict[str, Table] = {}
-    permuted = {}
-    for pair in tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1):
-        arms = arms_of(cells, units, pair)
-        table = compare_arms(arms, question)
-        if n_permutations:
-            asked = question._replace(sets=None)
-            null = list(shuffled_tables(counts, cells, pair, arms, asked, n_permutations, rng))
-            permuted[pair.name], table.columns["p_permuted"] = summary_of(null, table)
-        tables[pair.name] = table
-    facts = {"groupby": groupby, "reference": reference, "key": key, "statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr}
+    bar = tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1)
+    tables, permuted = _compared(counts, cells, bar, question, n_permutations, rng)
+    facts = {"groupby": groupby, "reference": reference, "key": key} | asked
     facts |= how | {"covariates": list(covariates), "min_cells": min_cells, "level": list(question.levels)}
     facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": source.layer}
     facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
-    facts |= {"double_use": grouping.double_use, "permuted": permuted}
-    facts |= {"learned": {name: table.learned for name, table in tables.items()}}
-    values = as_rank_genes_groups(tables, np.asarray(adata.var_names), facts)
-    values |= as_sets(tables, sets)
+    learned = {name: table.learned for name, table in tables.items()}
+    facts |= {"double_use": grouping.double_use, "permuted": permuted, "learned": learned}
+    values = as_rank_genes_groups(tables, np.asarray(adata.var_names), facts) | as_sets(tables, sets)
     return store(adata, "de", key_added, values, fit=None, facts=facts, clock=clock, copy=copy, entry=key_added)
+
+
+def _compared(
+    counts: Counts, cells: Cells, pairs: "Iterable[Comparison]", question: Question, n_permutations: int, rng
+) -> tuple[dict[str, Table], dict]:
+    """Table of each comparison, and what shuffled labels gave."""
+    units = unit_sums(counts, cells, question.statistic)
+    tables, permuted = {}, {}
+    for pair in pairs:
+        arms = arms_of(cells, units, pair)
+        table = compare_arms(arms, question)
+        if n_permutations:
+            null = list(shuffled_tables(counts, cells, pair, arms, question, n_permutations, rng))
+            permuted[pair.name], table.columns["p_permuted"] = summary_of(null, table)
+        tables[pair.name] = table
+    return tables, permuted

@@ -12,7 +12,7 @@ from scbayes.tl._de_design import Cells, Comparison, arms_of
 
 
 def unit_sums(counts: Counts, cells: Cells, statistic: str) -> Units:
-    """Sums over the cells of each unit, and what ``statistic`` needs; a cell's size factor is its total over the mean."""
+    """Sums over the cells of each unit, and what ``statistic`` needs; size factors are totals over their mean."""
     members = cells.members
     (total, squares, detected), size = sum_by_unit(counts, members)
     size = size / max(np.average(size[members.cell], weights=members.weight), 1e-300)
@@ -36,6 +36,7 @@ def shuffled_tables(
     Samples exchange arms; those of people in both arms only with the person's own other one. Without samples, cells
     exchange arms with others of the same covariates.
     """
+    question = question._replace(sets=None)
     for _ in range(n):
         if cells.replicated:
             yield compare_arms(_with_shuffled_samples(arms, rng), question)

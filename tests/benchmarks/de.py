@@ -78,7 +78,7 @@ def one(n: int, args, *, paired: bool, heavy: bool, seed: int) -> dict[str, floa
     return row | {"cells: FDR": judged(cells, truth)[0], "seconds": seconds}
 
 
-def null(types: list[str]) -> Iterator[dict]:
+def null(types: list[str], statistic: str = "mean") -> Iterator[dict]:
     """Number of called genes over all splits of the control donors."""
     import anndata as ad
     import scanpy as sc
@@ -93,7 +93,7 @@ def null(types: list[str]) -> Iterator[dict]:
         cells, called = adata[adata.obs["cell_type_derived"] == kind].copy(), []
         for three in combinations(others, 3):
             cells.obs["arm"] = np.where(cells.obs["donor"].isin([first, *three]), "x", "y")
-            sb.tl.de(cells, "arm", ["x"], reference="y", sample_key="donor", fdr=FDR)
+            sb.tl.de(cells, "arm", ["x"], reference="y", sample_key="donor", statistic=statistic, fdr=FDR)
             called.append(int(sb.get.de(cells, "x")["is_de"].sum()))
         about = {"type": kind, "cells": cells.n_obs, "splits": len(called)}
         yield about | {"median": np.median(called), "mean": np.mean(called), "largest": max(called)}
