@@ -292,17 +292,20 @@ EMPTY = {
     "a group without counts": lambda x: x.__setitem__(slice(0, 40), 0),
     "a gene without counts": lambda x: x.__setitem__((slice(None), 3), 0),
     "cells without counts": lambda x: x.__setitem__(slice(0, 5), 0),
+    "no counts at all": lambda x: x.__setitem__(slice(None), 0),
 }
 
 
 @pytest.mark.parametrize("empty", EMPTY.values(), ids=EMPTY)
 @pytest.mark.parametrize("sample_key", ["donor", None])
-def test_where_there_is_nothing_numbers_are_finite(empty, sample_key):
+@pytest.mark.parametrize("statistic", ["mean", "dispersion"])
+def test_where_there_is_nothing_numbers_are_finite(empty, sample_key, statistic):
     adata = donors(2, 30, 20)
     x = adata.X.toarray()
     empty(x)
     adata.X = x
-    sb.tl.de(adata, "condition", sample_key=sample_key)
+    sb.tl.de(adata, "condition", sample_key=sample_key, statistic=statistic, gene_sets={"some": adata.var_names[:5]})
+    assert np.isfinite(sb.get.de_sets(adata).select_dtypes("number")).all(axis=None)
     table = sb.get.de(adata)
     assert np.isfinite(table.select_dtypes("number")).all(axis=None)
     nothing = table["mean_1"] + table["mean_2"] == 0

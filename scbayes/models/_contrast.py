@@ -64,42 +64,55 @@ class Table(NamedTuple):
     sets: dict[str, np.ndarray] | None = None
 
 
+class Asked(NamedTuple):
+    """What is compared: the mean of genes, or how much they vary.
+
+    Attributes
+    ----------
+    contrast
+        Of the genes that data tell about; None where there are none.
+    seen
+        Which these are.
+    scale
+        What an effect of zero at a level of zero stands for, in the group and in the reference: ``(2, n_genes)``.
+    columns
+        Names of columns with the quantity itself in both arms, if the table is to have them.
+    """
+
+    contrast: Contrast | None
+    seen: np.ndarray
+    scale: np.ndarray
+    columns: tuple[str, ...] = ()
+
+
 def compare_arms(arms: Arms, question: Question) -> Table:
     """Effects of all genes, and which of them are called."""
     arms = arms.take(arms.units.exposure > 0)  # without units whose cells are all empty
     units = arms.units.scaled(size_factors(arms.units, question.relative_to))
-    # what is nowhere tells nothing, of its own effect or of others'; nor does anything where an arm is empty
-    seen = (units.total.sum(0) > 0) & (len(np.unique(arms.arm)) == 2)
-    per_cell = PER_CELL / max(units.total.sum() / max(units.exposure.sum(), TINY), TINY)
-    columns, learned = {name: np.full(len(seen), value) for name, value in _prior(question).items()}, {}
-    of_dispersion = question.statistic == "dispersion"
-    if of_dispersion:
-        seen &= units.overdispersion.information.any((0, 2))
-    scale = _trend_of_arms(arms) if of_dispersion else np.full((2, len(seen)), per_cell)
-    if of_dispersion:
-        columns |= {"dispersion_1": scale[0].copy(), "dispersion_2": scale[1].copy()}
-    contrast, found, delta = (_residuals if of_dispersion else _contrast)(arms, units, seen), None, 0.0
+    asked = (_of_means if question.statistic == "mean" else _of_dispersions)(arms, units)
+    seen, n_genes = asked.seen, len(asked.seen)
+    columns, learned = {name: np.full(n_genes, value) for name, value in _prior(question).items()}, {}
+    columns |= {name: part.copy() for name, part in zip(asked.columns, asked.scale, strict=False)}
+    found, delta = None, 0.0
     if seen.any():
-        grid = on_grid(contrast)
-        delta = float(question.delta) if question.delta != "auto" else _automatic(effects(grid, told=contrast.told))
-        found = effects(grid, told=contrast.told, delta=delta * LOG2)
+        grid, told = on_grid(asked.contrast), asked.contrast.told
+        delta = float(question.delta) if question.delta != "auto" else _automatic(effects(grid, told=told))
+        found = effects(grid, told=told, delta=delta * LOG2)
         learned = found.learned | {"delta": delta}
-        told = _posterior(found, question, delta * LOG2)
+        new = _posterior(found, question, delta * LOG2)
         if question.change or question.in_region:
-            told |= custom_columns(found, question, delta, scale[:, seen])
-        if of_dispersion:
-            told |= _dispersions(found, scale[:, seen])
-        for name, value in told.items():
+            new |= custom_columns(found, question, delta, asked.scale[:, seen])
+        new |= _quantities(found, asked)
+        for name, value in new.items():
             columns[name][seen] = value
     columns["data_poor"] = ~seen | (columns["lfc_sd"] > WIDE / LOG2 / np.sqrt(2))
     columns["fsr"] = expected_share(columns["lfsr"])
     columns["is_de"] = ~columns["data_poor"] & (columns["fsr"] <= question.fdr)
-    units = units._replace(overdispersion=None)
     for which, name in ((1, "1"), (0, "2")):
-        own = units.take(arms.arm == which)
-        columns[f"mean_{name}"] = own.total.sum(0) / max(own.exposure.sum(), TINY) * per_cell
+        own = units._replace(overdispersion=None).take(arms.arm == which)
+        columns[f"mean_{name}"] = own.total.sum(0) / max(own.exposure.sum(), TINY) * _per_cell(units)
         columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
-    sets = None if question.sets is None else _set_columns(question, columns, contrast, found, seen, delta)
+    sets = None if question.sets is None else _set_columns(question, columns, asked, found, delta)
     return Table(columns, learned | {"paired": arms.people.shape[1] > 0, "n_units": len(arms.arm)}, sets)
 
 
@@ -125,35 +138,44 @@ def _prior(question: Question) -> dict[str, float]:
     return columns | {"min_detectable_lfc": (ndtri((1 + question.levels[0]) / 2) + ndtri(POWER)) * sd}
 
 
-def _contrast(arms: Arms, units: Units, seen: np.ndarray) -> Contrast:
+def _per_cell(units: Units) -> float:
+    return PER_CELL / max(units.total.sum() / max(units.exposure.sum(), TINY), TINY)
+
+
+def _of_means(arms: Arms, units: Units) -> Asked:
+    # what is nowhere tells nothing, of its own effect or of others'; nor does anything where an arm is empty
+    seen = (units.total.sum(0) > 0) & (len(np.unique(arms.arm)) == 2)
+    scale = np.full((2, len(seen)), _per_cell(units))
+    if not seen.any():
+        return Asked(None, seen, scale)
     inverse_size = inverse_sizes(units, arms.arm)[arms.arm].T * (units.exposure2 / units.exposure**2)
-    return Contrast(units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people, arms.replicated)
+    parts = units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people, arms.replicated
+    return Asked(Contrast(*parts), seen, scale)
 
 
-def _residuals(arms: Arms, units: Units, seen: np.ndarray) -> Contrast:
-    """Contrast of residual log overdispersions, each unit's likelihood taken as normal."""
-    value, variance = (part.T[seen] for part in linearised(units.overdispersion, arms.arm))
-    return Contrast(value, units.exposure, variance, arms.design, arms.people, arms.replicated, "values")
-
-
-def _trend_of_arms(arms: Arms) -> np.ndarray:
-    """Overdispersion that is usual at each gene's mean, in the group and in the reference: ``(2, n_genes)``."""
-    found = []
+def _of_dispersions(arms: Arms, units: Units) -> Asked:
+    """Residual log overdispersions, each unit's likelihood taken as normal, over what is usual at the gene's mean."""
+    both = len(np.unique(arms.arm)) == 2
+    seen = (units.total.sum(0) > 0) & both & units.overdispersion.information.any((0, 2))
+    scale = []
     for which in (1, 0):
         own = arms.arm == which
-        found.append(np.exp(arms.units.overdispersion.trend[own].sum(0) / max(arms.units.cells[own].sum(), TINY)))
-    return np.stack(found)
+        scale.append(np.exp(units.overdispersion.trend[own].sum(0) / max(units.cells[own].sum(), TINY)))
+    contrast = None
+    if seen.any():
+        value, variance = (part.T[seen] for part in linearised(units.overdispersion, arms.arm))
+        parts = value, units.exposure, variance, arms.design, arms.people, arms.replicated
+        contrast = Contrast(*parts, "values")
+    return Asked(contrast, seen, np.stack(scale), ("dispersion_1", "dispersion_2"))
 
 
-def _dispersions(found: Effects, scale: np.ndarray) -> dict[str, np.ndarray]:
-    level = np.sum(found.weight * found.grid.level, 1)
-    half = found.mean() / 2
-    return {"dispersion_1": scale[0] * np.exp(level + half), "dispersion_2": scale[1] * np.exp(level - half)}
+def _quantities(found: Effects, asked: Asked) -> dict[str, np.ndarray]:
+    level, half = np.sum(found.weight * found.grid.level, 1), found.mean() / 2
+    parts = zip(asked.columns, asked.scale[:, asked.seen], (half, -half), strict=False)
+    return {name: scale * np.exp(level + side) for name, scale, side in parts}
 
 
-def _set_columns(
-    question: Question, genes: dict, contrast: Contrast, found: Effects | None, seen, delta: float
-) -> dict:
+def _set_columns(question: Question, genes: dict, asked: Asked, found: Effects | None, delta: float) -> dict:
     """The same of sets: those of their genes that data tell about."""
     question = question._replace(change=None, in_region=None)
     told = question.sets @ sparse.diags(~genes["data_poor"], dtype=float)  # weights of the others are zero
@@ -164,7 +186,7 @@ def _set_columns(
     columns |= {"n_genes": n_genes, "share_up": np.zeros(len(n_genes))}
     own = n_genes > 0
     if own.any():
-        sets = set_effects(contrast, found.spread(), weight[own][:, seen], delta * LOG2)
+        sets = set_effects(asked.contrast, found.spread(), weight[own][:, asked.seen], delta * LOG2)
         for name, value in _posterior(sets, question, delta * LOG2).items():
             columns[name][own] = value
         columns["share_up"] = weight.maximum(0) @ genes["p_up"] + (-weight).maximum(0) @ genes["p_down"]

@@ -88,8 +88,10 @@ def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np
         expected to have counts enough, where there are enough of those; ``"total"``: all counts; or a mask of genes:
         their counts.
     """
-    profile = units.total.sum(0) / units.exposure.sum()
     factor = np.ones(len(units.exposure))
+    if not len(factor):
+        return factor
+    profile = units.total.sum(0) / units.exposure.sum()
     for i, exposure in enumerate(units.exposure):
         expected, total = profile * exposure, units.total[i]
         tells = expected >= TELLS
