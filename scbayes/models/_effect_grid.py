@@ -4,11 +4,13 @@ Per gene :math:`\eta = X b + Z a + u` (see :mod:`scbayes.stats._mixed_model`); t
 with effect :math:`\beta`. The spread :math:`\tau` of replicates, and how heavy its tails are, lie on a grid.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from scbayes.counts._threads import N_THREADS
 from scbayes.stats._mixed_model import Problem, solve, start
 from scbayes.stats._precision import double
 
@@ -21,7 +23,7 @@ NONE = 1e-5
 #: within them tell), and of the level around its rough value.
 WIDE, COVARIATE, PERSON, LEVEL = 2.0, 1.0, 1.5, 4.0
 #: Newton steps from the rough start, and from the neighbour on the grid.
-FIRST, NEXT = 14, 5
+FIRST, NEXT = 14, 3
 #: Genes are solved so many at a time, and units and people filled up to a multiple: few programs to compile.
 BLOCK, SMALL_BLOCK, MULTIPLE = 2048, 128, 4
 #: Exposure of units, and variance of values, that only fill up.
@@ -92,11 +94,15 @@ def on_grid(contrast: Contrast) -> OnGrid:
     n = len(contrast.y)
     size = _block_size(n)
     whole = [np.empty((n, len(tau))) for _ in range(6)]
-    for first in range(0, n, size):
+
+    def fill(first: int) -> None:
         rows = slice(first, min(first + size, n))
         for t, found in enumerate(_solved(_block(contrast, rows, size), contrast.kind, tau, nu)):
             for to, part in zip(whole, found, strict=True):
                 to[rows, t] = np.asarray(part)[: rows.stop - rows.start]
+
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        list(pool.map(fill, range(0, n, size)))
     return OnGrid(*whole, tau, len(NU) if contrast.replicated else 1)
 
 

@@ -4,10 +4,12 @@ Normals around zero alone would have to put effects near zero where all effects 
 without effect, and too many calls. So there are pairs on both sides of zero, too.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import ndtr
 
-from scbayes.models._effect_grid import NU, TAU
+from scbayes.models._effect_grid import TAU
 from scbayes.stats._mixture_weights import expected_members
 
 #: Normals (natural log): centre, standard deviation, and which of them have one weight in common. The first is no
@@ -29,6 +31,8 @@ NORMAL_GENES = 20.0
 TAU_CENTRE, TAU_WIDTH, TAU_GENES = np.log(0.2), 0.6, 5.0
 #: Steps of EM at most, and the largest change of a weight in the last one.
 STEPS, CLOSE = 400, 1e-5
+#: Of more than MANY times EVERY genes, each EVERY-th goes most of the way, and all of them go the last steps.
+MANY, EVERY, LAST_STEPS = 500, 8, 120
 
 
 def tau_prior() -> np.ndarray:
@@ -68,33 +72,52 @@ def learn(
     Probability of each point and part for each gene ``(n_genes, n_points, n_parts)``; weights ``(n_points,)``; and
     weights of the kinds ``(n_kinds,)``.
     """
-    n_genes, n_points, n_parts = log_part.shape
+    n_genes, n_points, _ = log_part.shape
     n_kinds = KIND[-1] + 1
-    prior = tau_prior() if n_points > 1 else np.ones(1)
-    tails_belief = np.array([NORMAL_GENES, 1.0])[: len(NU[:n_nu])]
-    grid = np.outer(tails_belief / tails_belief.sum(), prior).ravel()
-    null, others = belief or (max(NULL_GENES, NULL_SHARE * n_genes), SOME)
-    believed = np.array([null, *[others] * (n_kinds - 1)])
-    share = np.full(n_kinds, 1 / n_kinds)
+    tails = np.array([NORMAL_GENES, 1.0])[:n_nu]
+    prior = _Prior(tails, tau_prior() if n_points > 1 else np.ones(1), *(belief or (NULL_SHARE * n_genes, SOME)))
+    prior = prior if belief else prior._replace(null=max(NULL_GENES, prior.null))
+    grid, share = np.outer(tails / tails.sum(), prior.tau).ravel(), np.full(n_kinds, 1 / n_kinds)
     base = evidence[..., None] + log_part
     likely = np.exp(base - base.max((1, 2), keepdims=True))
-    flat, found = likely.reshape(n_genes, -1), np.empty(n_points * n_parts)
-    for _ in range(STEPS):
+    flat, learned = likely.reshape(n_genes, -1), told and n_points > 1
+    if n_genes > MANY * EVERY:  # most of the way with some of the genes
+        few = prior._replace(null=prior.null / EVERY)
+        grid, share = _maximised(flat[::EVERY], grid, share, few, STEPS, learned=learned)
+    steps = STEPS if n_genes <= MANY * EVERY else LAST_STEPS
+    grid, share = _maximised(flat, grid, share, prior, steps, learned=learned)
+    joint = likely * (grid[:, None] * (share[KIND] * PART))
+    return joint / joint.sum((1, 2), keepdims=True), grid, share
+
+
+class _Prior(NamedTuple):
+    """Genes' worth of belief in the kinds of tails and of effects, and the distribution of spreads."""
+
+    tails: np.ndarray
+    tau: np.ndarray
+    null: float
+    others: float
+
+
+def _maximised(flat: np.ndarray, grid: np.ndarray, share: np.ndarray, prior: _Prior, n_steps: int, *, learned: bool):
+    """Weights of the grid, if these are ``learned``, and of the kinds, after EM from those given."""
+    believed = np.array([prior.null, *[prior.others] * (len(share) - 1)])
+    flat, found = np.ascontiguousarray(flat), np.empty(flat.shape[1])
+    for _ in range(n_steps):
         expected_members(flat, (grid[:, None] * (share[KIND] * PART)).ravel(), found)
-        both = found.reshape(n_points, n_parts)
+        both = found.reshape(len(grid), -1)
         new = np.bincount(KIND, both.sum(0)) + believed
         new /= new.sum()
         moved = np.abs(new - share).max()
         share = new
-        if told and n_points > 1:
-            of_points = both.sum(1).reshape(n_nu, -1)
-            tails = of_points.sum(1) + tails_belief
-            within = of_points + TAU_GENES * prior
+        if learned:
+            of_points = both.sum(1).reshape(len(prior.tails), -1)
+            tails = of_points.sum(1) + prior.tails
+            within = of_points + TAU_GENES * prior.tau
             within /= within.sum(1, keepdims=True)
             new = (tails[:, None] / tails.sum() * within).ravel()
             moved = max(moved, np.abs(new - grid).max())
             grid = new
         if moved < CLOSE:
             break
-    joint = likely * (grid[:, None] * (share[KIND] * PART))
-    return joint / joint.sum((1, 2), keepdims=True), grid, share
+    return grid, share
