@@ -255,6 +255,7 @@ def test_shuffled_labels_call_nothing(sample_key, paired):
     called = table["is_de"] & (adata.var["lfc"].abs() > 1)
     assert table["p_permuted"][called].median() < 0.03
     assert table["p_permuted"].between(0, 1, inclusive="right").all()
+    assert table["p_permuted"][adata.var["lfc"] == 0].median() > 0.2
     again = by_condition(adata, sample_key=sample_key, n_permutations=4)
     pd.testing.assert_frame_equal(table, again)
     assert not np.array_equal(
@@ -282,6 +283,16 @@ def test_the_part_that_was_split_off_is_not_used_twice(cells):
         assert sb.get.de(cells).attrs["double_use"] is double_use
 
 
+def test_groups_of_a_fit_to_all_counts_are_used_twice_on_a_part_of_them(cells):
+    for layer, double_use in ((None, True), ("split_train", False)):
+        sb.pp.split_counts(cells, key=None)
+        sb.tl.fit(cells, n_components=2, layer=layer, n_steps=20, progress=False)
+        sb.tl.assign(cells, progress=False)
+        for what in ({"key": "sb"}, {"groupby": "sb_assignment"}):
+            sb.tl.de(cells, **what, layer="split_test", min_cells=1, progress=False)
+            assert sb.get.de(cells).attrs["double_use"] is double_use
+
+
 def test_all_of_it_is_stored(cells, tmp_path):
     table = by_condition(
         cells, within="type", group="a: c1", level=(0.95, 0.5), change_fn=lambda a, b: a - b, n_permutations=2
@@ -298,6 +309,7 @@ WRONG = {
     "two ways": ({"idx1": [0]}, ValueError, "groupby and idx1"),
     "idx2 alone": ({"idx2": [0]}, ValueError, "idx2 needs idx1"),
     "shared": ({"groupby": None, "idx1": [0, 1], "idx2": [1, 2]}, ValueError, "share 1 cells, such as 'cell1'"),
+    "other mask": ({"subset": pd.Series([True] * 480, [f"c{i}" for i in range(480)])}, ValueError, "another index"),
     "short mask": ({"subset": [True]}, ValueError, r"subset is a mask of shape \(1,\).*480 cells"),
     "far position": ({"subset": [480]}, ValueError, "subset has position 480: there are 480"),
     "no such cell": ({"subset": ["?"]}, KeyError, "no cell '\\?'"),
@@ -318,6 +330,63 @@ WRONG = {
     "not finite": ({"change_fn": lambda a, b: a * np.nan}, ValueError, "not finite"),
     "region": ({"in_region_fn": lambda effect: effect}, ValueError, "in_region_fn must return true or false"),
 }
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"n_pairs": 4000}, {"statistic": "dispersion"}], ids=["plain", "pairs", "dispersion"]
+)
+def test_own_effects_call_nothing_where_nothing_differs(how):
+    adata = donors(4, 150, 60, changed=0, donor_sd=0.1, seed=5)
+    table = by_condition(adata, change_fn=lambda a, b: np.log2(a / b), **how)
+    assert table["is_de"].sum() <= 1
+    assert table["p_de"].median() < 0.2
+
+
+def test_masks_with_an_index_are_put_in_order(cells):
+    own = cells.obs["condition"] == "c1"
+    mixed = own.sample(frac=1, random_state=0)
+    expected = found(cells, idx1=own, sample_key="donor", group="idx1")
+    assert_same(found(cells, idx1=mixed, sample_key="donor", group="idx1"), expected)
+    assert_same(found(cells, idx1=own.to_numpy(object), sample_key="donor", group="idx1"), expected)
+
+
+def test_numbers_of_numpy_are_numbers(cells, log):
+    cells.obs["arm"] = (cells.obs["condition"] == "c1").astype(int)
+    how = {"fdr": np.float32(0.05), "delta": np.float64(0), "min_cells": np.int64(10), "sample_key": "donor"}
+    table = found(cells, "arm", [np.int64(1)], reference=np.int64(0), group="1", **how)
+    np.testing.assert_allclose(table["lfc_mean"], by_condition(cells)["lfc_mean"])
+    np.testing.assert_allclose(table[["mean_1", "mean_2"]].sum(), 1e4)
+
+
+def test_covariates_that_are_the_groups_are_told(cells, log):
+    cells.obs["copy"] = cells.obs["condition"]
+    by_condition(cells, covariates="batch")
+    assert "are the same" not in log()
+    by_condition(cells, covariates="copy")
+    assert "are the same as the groups in ['c1']" in log()
+
+
+def test_a_group_called_rest_is_told(cells, log):
+    cells.obs["type"] = cells.obs["type"].replace("a", "rest")
+    sb.tl.de(cells, "type", progress=False)
+    assert "not all other cells" in log()
+    assert sb.pl.lfc_volcano(cells, show=False).get_title().startswith("b over rest")
+
+
+def test_results_of_other_functions_are_not_overwritten_or_read(cells):
+    sb.tl.de(cells, "type", progress=False)
+    with pytest.raises(ValueError, match="holds something else"):
+        sb.tl.abundance(cells, "type", "condition", sample_key="donor", key_added="sb_de")
+    with pytest.raises(KeyError, match="of de, not of abundance"):
+        sb.get.abundance(cells, "sb_de")
+
+
+@pytest.mark.parametrize("names", [["", "x"], [1, "1"]], ids=["empty", "alike"])
+def test_names_that_cannot_be_told_apart_are_refused(cells, names):
+    values = np.array(names, object)[(cells.obs["type"] == "a").astype(int)]
+    cells.obs["q"] = pd.Categorical(values, categories=names)
+    with pytest.raises(ValueError, match="rename it"):
+        sb.tl.de(cells, "q", progress=False)
 
 
 @pytest.mark.parametrize(("settings", "error", "match"), WRONG.values(), ids=WRONG)

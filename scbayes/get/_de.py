@@ -68,7 +68,7 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
     is_de : bool
         Whether `fsr` is at most the `fdr` that was asked for.
     mean_1, mean_2, pct_1, pct_2 : float
-        Counts per 10,000 and share of cells that express, in the group and in the reference.
+        Counts per 10,000 of all counts, and share of cells that express, in the group and in the reference.
     donor_sd : float
         Posterior mean of the spread of donors, log2; without donors next to zero.
     p_sign_new_donor : float
@@ -85,7 +85,8 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
     effect_mean, effect_sd, effect_median, effect_low, effect_high : float
         Posterior of the effect under the wide prior, with `change_fn` or `in_region_fn`.
     p_permuted : float
-        Share of genes, over all comparisons with shuffled labels, whose `lfsr` is as small, with `n_permutations`.
+        Share of genes, over all comparisons with shuffled labels, whose ``|lfc_mean| / lfc_sd`` is as large, with
+        `n_permutations`.
 
     Raises
     ------

@@ -47,6 +47,11 @@ class Arms(NamedTuple):
     people: np.ndarray
     replicated: bool
 
+    @property
+    def confounded(self) -> bool:
+        """Whether covariates say which arm a unit is in."""
+        return np.linalg.matrix_rank(self.design) == np.linalg.matrix_rank(self.design[:, :-1])
+
     def take(self, index: np.ndarray) -> "Arms":
         """Some of the units."""
         parts = {name: getattr(self, name)[index] for name in ("arm", "design", "people")}
@@ -101,7 +106,7 @@ def compare_arms(arms: Arms, question: Question) -> Table:
         learned = found.learned | {"delta": delta}
         new = _posterior(found, question, delta * LOG2)
         if question.change or question.in_region:
-            new |= custom_columns(found, question, delta, asked.scale[:, seen])
+            new |= custom_columns(found, question, delta, np.sqrt(asked.scale.prod(0))[seen])
         new |= _quantities(found, asked)
         for name, value in new.items():
             columns[name][seen] = value
@@ -109,8 +114,8 @@ def compare_arms(arms: Arms, question: Question) -> Table:
     columns["fsr"] = expected_share(columns["lfsr"])
     columns["is_de"] = ~columns["data_poor"] & (columns["fsr"] <= question.fdr)
     for which, name in ((1, "1"), (0, "2")):
-        own = units._replace(overdispersion=None).take(arms.arm == which)
-        columns[f"mean_{name}"] = own.total.sum(0) / max(own.exposure.sum(), TINY) * _per_cell(units)
+        own = arms.units._replace(overdispersion=None).take(arms.arm == which)
+        columns[f"mean_{name}"] = own.total.sum(0) / max(own.total.sum(), TINY) * PER_CELL
         columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
     sets = None if question.sets is None else _set_columns(question, columns, asked, found, delta)
     return Table(columns, learned | {"paired": arms.people.shape[1] > 0, "n_units": len(arms.arm)}, sets)

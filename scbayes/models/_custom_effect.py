@@ -12,7 +12,7 @@ VALUES = 4_000_000
 def custom_columns(found: Effects, question: Question, delta: float, scale: np.ndarray) -> dict[str, np.ndarray]:
     """The effect's posterior under the wide prior, and the probability of a change under the learned one.
 
-    ``scale`` ``(2, n_genes)``: means are so many times those of the model, in the group and in the reference.
+    ``scale`` ``(n_genes,)``: means are so many times those of the model.
     """
     rng = np.random.default_rng(question.seed)
     n_genes = len(found.weight)
@@ -24,10 +24,11 @@ def custom_columns(found: Effects, question: Question, delta: float, scale: np.n
 
 
 def _columns(found: Effects, genes: slice, question: Question, delta: float, scale: np.ndarray, rng) -> dict:
-    effect = _drawn(found, genes, question, scale, rng, wide=True)
+    effect = _drawn(found, genes, question, scale, rng, wide=True, n_pairs=question.n_pairs)
     columns = {"effect_mean": effect.mean(0), "effect_sd": effect.std(0), "effect_median": np.median(effect, 0)}
     columns |= {name: np.quantile(effect, q, axis=0) for name, q in interval_columns(question.levels, "effect")}
-    effect = _drawn(found, genes, question, scale, rng, wide=False)
+    # pairs made anew would differ in level, also where there is no effect
+    effect = _drawn(found, genes, question, scale, rng, wide=False, n_pairs=None)
     inside = np.abs(effect) > delta if question.in_region is None else question.in_region(effect)
     inside = np.asarray(inside)
     if inside.shape != effect.shape or inside.dtype != bool:
@@ -40,14 +41,16 @@ def _columns(found: Effects, genes: slice, question: Question, delta: float, sca
     return columns | {"p_up": up, "p_down": down, "p_de": p, "lfsr": 1 - p, "log_bayes_factor": odds}
 
 
-def _drawn(found: Effects, genes: slice, question: Question, scale: np.ndarray, rng, *, wide: bool) -> np.ndarray:
+def _drawn(
+    found: Effects, genes: slice, question: Question, scale: np.ndarray, rng, *, wide: bool, n_pairs: int | None
+) -> np.ndarray:
     change, level = found.draw(question.n_samples, genes, rng, wide=wide)
     log_1, log_2 = level + change / 2, level - change / 2
-    if question.n_pairs is not None:
-        log_1, log_2 = (part[rng.integers(len(part), size=question.n_pairs)] for part in (log_1, log_2))
+    if n_pairs is not None:
+        log_1, log_2 = (part[rng.integers(len(part), size=n_pairs)] for part in (log_1, log_2))
     if question.change is None:
         return (log_1 - log_2) / np.log(2)
-    mean_1, mean_2 = (own * np.exp(part) for own, part in zip(scale[:, genes], (log_1, log_2), strict=True))
+    mean_1, mean_2 = (scale[genes] * np.exp(part) for part in (log_1, log_2))
     effect = np.asarray(question.change(mean_1, mean_2), float)
     if effect.shape != mean_1.shape or not np.isfinite(effect).all():
         wrong = f"shape {effect.shape}" if effect.shape != mean_1.shape else "values that are not finite"

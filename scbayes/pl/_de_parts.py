@@ -25,7 +25,7 @@ def tables_of(adata: "AnnData", group: "str | list[str] | None", key: str) -> "d
 
 def set_title(ax: "Axes", groups: list[str], facts: dict) -> None:
     """What is compared, and what the result cannot say."""
-    against = "all others" if facts["reference"] == "rest" else facts["reference"]
+    against = "all others" if facts["all_others"] else facts["reference"]
     compared = f"{groups[0]} over {against}" if len(groups) == 1 else f"over {against}"
     limits = ["cells as replicates: descriptive"] if facts["descriptive"] else []
     limits += ["groups from these counts"] if facts.get("double_use") else []

@@ -3,7 +3,7 @@
 from scbayes.models._marginals import Marginal, point
 from scbayes.state._fit import Fit, split_pooled
 from scbayes.state._read import batch_codes, check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
-from scbayes.state._results import Result, comes_from_counts, is_split_off, read_result, write_result
+from scbayes.state._results import Result, comes_from_counts, fit_behind, read_result, split_partner, write_result
 from scbayes.state._samples import axis_of, collect_draws
 from scbayes.state._seen import Seen, name_ids, read_seen
 from scbayes.state._source import Source, actual, find_counts, stored_source
@@ -23,7 +23,7 @@ __all__ = [
     "collect_draws",
     "comes_from_counts",
     "find_counts",
-    "is_split_off",
+    "fit_behind",
     "name_ids",
     "point",
     "read_fit",
@@ -32,6 +32,7 @@ __all__ = [
     "read_seen",
     "read_unfinished",
     "remove_fit",
+    "split_partner",
     "split_pooled",
     "stored_fits",
     "stored_source",

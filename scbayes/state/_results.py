@@ -55,7 +55,7 @@ def write_result(
     check_anndata(adata)
     check_key(key_added)
     entry = entry or slot_of(key_added, verb)
-    if entry in adata.uns and "result" not in adata.uns[entry]:
+    if entry in adata.uns and ("result" not in adata.uns[entry] or _records(adata)[entry]["verb"] != verb):
         msg = f"adata.uns[{entry!r}] holds something else: delete it, or choose another key_added"
         raise ValueError(msg)
     slots = {what: f"{field}[{slot_of(key_added, what)!r}]" for field, what in values if field != "uns"}
@@ -88,6 +88,9 @@ def read_result(adata: "AnnData", verb: str, key: str, entry: str | None = None)
         msg = f"no result {entry!r} in adata.uns: run sb.tl.{verb} first"
         raise KeyError(msg)
     record = json.loads(str(adata.uns[entry]["result"]))
+    if record["verb"] != verb:
+        msg = f"adata.uns[{entry!r}] holds a result of {record['verb']}, not of {verb}"
+        raise KeyError(msg)
     fit = record["key"]
     if fit in stored_fits(adata) and read_manifest(adata, fit)["id"] != record["fit"]:
         msg = f"the fit {fit!r} is another than the one {entry!r} was computed from: run sb.tl.{verb} again"
@@ -114,10 +117,18 @@ def comes_from_counts(adata: "AnnData", column: str) -> bool:
     return own or (hasattr(settings, "keys") and "params" in settings and "names" not in settings)
 
 
-def is_split_off(adata: "AnnData", layer: str | None) -> bool:
-    """Whether a layer is the part of the counts that ``pp.split_counts`` kept for tests."""
-    records = [record for record in _records(adata).values() if record["verb"] == "split_counts"]
-    return any(record["slots"]["test"] == f"layers[{layer!r}]" for record in records)
+def split_partner(adata: "AnnData", layer: str | None) -> str | None:
+    """Layer that holds the rest of the counts where ``pp.split_counts`` made ``layer`` for tests; else None."""
+    for record in _records(adata).values():
+        if record["verb"] == "split_counts" and record["slots"]["test"] == f"layers[{layer!r}]":
+            return split_slot(record["slots"]["train"])[1]
+    return None
+
+
+def fit_behind(adata: "AnnData", column: str) -> str | None:
+    """The fit that a column of `obs` was computed from; None if that is not known."""
+    slot = f"obs[{column!r}]"
+    return next((record["key"] for record in _records(adata).values() if slot in record["slots"].values()), None)
 
 
 def remove_results(adata: "AnnData", key: str) -> list[str]:

@@ -106,6 +106,9 @@ def abundance(
     clock = logg.info(f"comparing abundances by obs[{condition!r}]")
     covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     _check(groupby, key, sample_key, delta, fdr)
+    if condition in (groupby, sample_key) or groupby == sample_key:
+        msg = f"groupby, condition and sample_key name a column twice: {[groupby, condition, sample_key]}"
+        raise ValueError(msg)
     membership = _labels(adata, groupby) if groupby is not None else _probabilities(adata, key)
     units = _units(adata, membership, [condition, sample_key, *covariates], reference)
     relative_to = _relative_to(relative_to, units.types)

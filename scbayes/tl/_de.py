@@ -7,13 +7,14 @@ import numpy as np
 from scbayes.counts import Counts
 from scbayes.models._contrast import Table, compare_arms
 from scbayes.models._question import Question
-from scbayes.state import find_counts
+from scbayes.state import find_counts, read_fit
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
-from scbayes.tl._de_groups import which_cells
+from scbayes.tl._de_groups import warn_of_limits, which_cells
 from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
 from scbayes.tl._de_null import shuffled_tables, summary_of, unit_sums
 from scbayes.tl._de_sets import with_sets
+from scbayes.tl._fit_arguments import check_backed
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
@@ -129,15 +130,16 @@ def de(  # noqa: PLR0913
         over genes). ``"clr"``: the geometric mean of genes. ``"total"``: all counts. Names of genes, or a boolean
         column of `var`: their counts.
     change_fn
-        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000) or of the
-        overdispersion in the group and in the reference, both ``(n_samples, some genes)``; returns effects of this
-        shape.
+        Another effect than the log2 fold change: called with draws of the mean expression (counts per 10,000, relative
+        to what `relative_to` says) or of the overdispersion at a common mean, in the group and in the reference, both
+        ``(n_samples, some genes)``; returns effects of this shape.
     in_region_fn
         Which effects count as a change, as booleans. Default: those beyond `delta`.
     n_samples
         Draws for these two functions.
     n_pairs
-        Draws of the group and of the reference are paired anew at random, so many times; None: as drawn together.
+        Draws of the group and of the reference are paired anew at random, so many times, for the `effect_` columns;
+        None: as drawn together. Probabilities come from draws as they are: pairs made anew always differ.
     n_permutations
         Compare so many times with shuffled labels of samples (of people in both arms: within the person), or of cells
         where there are no samples; see `p_permuted`.
@@ -187,14 +189,14 @@ def de(  # noqa: PLR0913
     from tqdm.auto import tqdm
 
     clock = logg.info("comparing groups of cells")
+    check_backed(adata, copy=copy)
     covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     check_numbers(n_permutations=(n_permutations, 0), min_cells=(min_cells, 1))
     source = find_counts(adata, layer, None, None)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
-    asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr}
-    question = as_question(adata, relative_to, level, **asked, **drawn, seed=int(rng.integers(2**31)))
-    question, sets = with_sets(adata, gene_sets, question)
+    asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, "seed": int(rng.integers(2**31))}
+    question, sets = with_sets(adata, gene_sets, as_question(adata, relative_to, level, **asked, **drawn))
     grouping = grouping_of(adata, groupby, key, idx1, idx2, layer=source.layer)
     part = None if subset is None else which_cells(adata, subset, "subset")
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
@@ -204,28 +206,29 @@ def de(  # noqa: PLR0913
     limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
     pairs, skipped = comparisons(cells, groups, reference, grouping.what, **limits)
     counts = Counts(source.x, where=source.where)
-    if sample_key is None:
-        logg.warning("no sample_key: cells are taken as replicates, and results are descriptive of these cells alone")
-    if grouping.double_use:
-        logg.warning(f"{grouping.what}: groups that were made from these counts differ in them; see docs on double use")
+    warn_of_limits(grouping, sample_key)
     bar = tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1)
     tables, permuted = _compared(counts, cells, bar, question, n_permutations, rng)
-    facts = {"groupby": groupby, "reference": reference, "key": key} | asked
-    facts |= how | {"covariates": list(covariates), "min_cells": min_cells, "level": list(question.levels)}
+    facts = {"groupby": groupby, "reference": str(reference), "key": key, "all_others": pairs[0].all_others}
+    facts |= {name: getattr(question, name) for name in asked} | {"level": list(question.levels)}
+    facts |= how | {"covariates": list(covariates), "min_cells": int(min_cells)}
     facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": source.layer}
     facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
     learned = {name: table.learned for name, table in tables.items()}
     facts |= {"double_use": grouping.double_use, "permuted": permuted, "learned": learned}
     values = as_rank_genes_groups(tables, np.asarray(adata.var_names), facts) | as_sets(tables, sets)
-    return store(adata, "de", key_added, values, fit=None, facts=facts, clock=clock, copy=copy, entry=key_added)
+    fit = None if key is None else read_fit(adata, key)
+    return store(adata, "de", key_added, values, fit=fit, facts=facts, clock=clock, copy=copy, entry=key_added)
 
 
 def _compared(
     counts: Counts, cells: Cells, pairs: "Iterable[Comparison]", question: Question, n_permutations: int, rng
 ) -> tuple[dict[str, Table], dict]:
     """Table of each comparison, and what shuffled labels gave."""
+    from scanpy import logging as logg
+
     units = unit_sums(counts, cells, question.statistic)
-    tables, permuted = {}, {}
+    tables, permuted, confounded = {}, {}, []
     for pair in pairs:
         arms = arms_of(cells, units, pair)
         table = compare_arms(arms, question)
@@ -233,4 +236,7 @@ def _compared(
             null = list(shuffled_tables(counts, cells, pair, arms, question, n_permutations, rng))
             permuted[pair.name], table.columns["p_permuted"] = summary_of(null, table)
         tables[pair.name] = table
+        confounded += [pair.name] if arms.confounded else []
+    if confounded:
+        logg.warning(f"covariates or batches are the same as the groups in {confounded}: effects are left to the prior")
     return tables, permuted

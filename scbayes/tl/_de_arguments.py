@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.models._question import Question
-from scbayes.state import is_split_off
+from scbayes.state import fit_behind, read_manifest, split_partner, stored_fits
 from scbayes.tl._de_groups import Grouping, by_column, by_components, by_sets
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ RELATIVE = ("median", "clr", "total")
 
 
 def grouping_of(adata: "AnnData", groupby: str | None, key: str | None, idx1, idx2, *, layer: str | None) -> Grouping:
-    """The groups, given in exactly one way; the part that counts were split into for tests is not used twice."""
+    """The groups, given in exactly one way.
+
+    The part of the counts that was split off for tests is not used twice if the groups come from the other part; where
+    scanpy made them, this is taken for granted.
+    """
     given = [name for name, value in (("groupby", groupby), ("key", key), ("idx1", idx1)) if value is not None]
     if len(given) != 1:
         msg = f"say what to compare by one of groupby, key and idx1: {' and '.join(given) or 'none of them'} was given"
@@ -29,7 +33,10 @@ def grouping_of(adata: "AnnData", groupby: str | None, key: str | None, idx1, id
     if idx1 is not None:
         return by_sets(adata, idx1, idx2)
     found = by_column(adata, groupby) if key is None else by_components(adata, key)
-    return found._replace(double_use=found.double_use and not is_split_off(adata, layer))
+    other, fit = split_partner(adata, layer), key or fit_behind(adata, groupby)
+    if other is not None and (fit not in stored_fits(adata) or read_manifest(adata, fit)["facts"]["layer"] == other):
+        return found._replace(double_use=False)
+    return found
 
 
 def as_question(
@@ -57,6 +64,7 @@ def as_question(
     if mode == "vanilla" and (custom or delta != 0):
         msg = f"mode='vanilla' asks for directions only: leave {' and '.join(custom) or 'delta'} out"
         raise ValueError(msg)
+    asked |= {"fdr": float(fdr), "delta": delta if delta == "auto" else float(delta)}
     n_samples, n_pairs = asked["n_samples"], asked["n_pairs"]
     if n_pairs is not None and not custom:
         msg = "n_pairs pairs draws for change_fn or in_region_fn, and neither was given"

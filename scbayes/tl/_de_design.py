@@ -8,7 +8,7 @@ import pandas as pd
 from scbayes.counts._by_unit import Members
 from scbayes.models._contrast import Arms
 from scbayes.models._units import Units
-from scbayes.tl._de_groups import REST, Grouping, column_of
+from scbayes.tl._de_groups import REST, SETS_GIVEN, Grouping, column_of, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +33,16 @@ class Cells(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Units of two arms; ``covariates``: columns of the table that the design takes in."""
+    """Units of two arms; ``covariates``: columns of the table that the design takes in.
+
+    ``all_others``: whether the reference is everything else, not a group.
+    """
 
     name: str
     own: np.ndarray
     other: np.ndarray
     covariates: list[str]
+    all_others: bool
 
 
 def cells_of(
@@ -72,7 +76,7 @@ def cells_of(
     cell = grouping.cell[here]
     indptr = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=adata.n_obs))])
     members = Members(indptr, unit, grouping.weight[here], len(rows))
-    levels = list(columns["within"].cat.categories.astype(str)) if within else [""]
+    levels = names_of(columns["within"], within) if within else [""]
     names = [name for name in rows.columns if name.startswith("covariate")]
     batch = None
     if batch_key:
@@ -108,6 +112,9 @@ def comparisons(
         return cells.groups.index(str(name))
 
     against = None if reference == REST and REST not in cells.groups else position(reference)
+    all_others = against is None or (what == SETS_GIVEN and reference == REST)
+    if reference == REST and not all_others:
+        logg.warning(f"{what} has a group {REST!r}, which is the reference, not all other cells")
     named = not (isinstance(groups, str) and groups == "all")
     names = ([groups] if isinstance(groups, str) else groups) if named else cells.groups
     wanted = [k for k in dict.fromkeys(position(name) for name in names) if k != against]
@@ -122,7 +129,12 @@ def comparisons(
             if min(n_cells[own].sum(), n_cells[other].sum()) < min_cells:
                 skipped.append(name)
             else:
-                found.append(Comparison(name, own, other, covariates))
+                found.append(Comparison(name, own, other, covariates, all_others))
+    names = [comparison.name for comparison in found]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"two comparisons would be called {twice!r}: rename groups or categories"
+        raise ValueError(msg)
     if not found:
         msg = f"nothing to compare in {what}: give at least two groups of {min_cells} cells or more"
         raise ValueError(msg)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Names of the groups that are given as sets of cells, and of all others.
-SETS, REST = ("idx1", "idx2"), "rest"
+SETS, REST, SETS_GIVEN = ("idx1", "idx2"), "rest", "idx1 and idx2"
 #: Cells belong to components of at least this probability.
 LEAST = 0.01
 
@@ -49,6 +49,22 @@ def column_of(adata: "AnnData", key: str) -> pd.Series:
     return adata.obs[key]
 
 
+def names_of(values: pd.Series, key: str) -> list[str]:
+    """Names of the categories of a column.
+
+    Raises
+    ------
+    ValueError
+        If one is empty, or two are the same.
+    """
+    names = [str(name) for name in values.cat.categories]
+    wrong = "an empty name" if "" in names else "two of the same name" if len(set(names)) < len(names) else None
+    if wrong:
+        msg = f"obs[{key!r}] has a category with {wrong}: {names}; rename it"
+        raise ValueError(msg)
+    return names
+
+
 def which_cells(adata: "AnnData", cells: "str | Sequence", name: str) -> np.ndarray:
     """Mask of the cells that a query of `obs`, a mask, positions or names say.
 
@@ -63,11 +79,18 @@ def which_cells(adata: "AnnData", cells: "str | Sequence", name: str) -> np.ndar
         except Exception as error:
             msg = f"{name}={cells!r} is no query of adata.obs: {error}"
             raise ValueError(msg) from error
-        cells = np.asarray(here)
+        query, cells = cells, np.asarray(here)
         if cells.dtype != bool:
-            msg = f"{name}={cells!r} must be a condition on columns of adata.obs, such as \"condition == 'stim'\""
+            msg = f"{name}={query!r} must be a condition on columns of adata.obs, such as \"condition == 'stim'\""
             raise ValueError(msg)
-    cells = np.asarray(cells)
+    if isinstance(cells, pd.Series) and not isinstance(cells.index, pd.RangeIndex):
+        if not cells.index.sort_values().equals(adata.obs_names.sort_values()) and cells.dtype == bool:
+            msg = f"{name} is a mask with another index than adata.obs_names"
+            raise ValueError(msg)
+        cells = cells.reindex(adata.obs_names) if cells.dtype == bool else cells
+    cells = np.asarray(cells if hasattr(cells, "__len__") else list(cells))
+    if cells.dtype == object and len(cells) and all(isinstance(one, bool | np.bool_) for one in cells):
+        cells = cells.astype(bool)
     if cells.dtype == bool:
         if cells.shape != (adata.n_obs,):
             msg = f"{name} is a mask of shape {cells.shape}: give one value for each of the {adata.n_obs} cells"
@@ -93,7 +116,7 @@ def by_column(adata: "AnnData", groupby: str) -> Grouping:
     values = column_of(adata, groupby).astype("category")
     code = values.cat.codes.to_numpy()
     cell = np.flatnonzero(code >= 0)
-    names = [str(name) for name in values.cat.categories]
+    names = names_of(values, groupby)
     double_use = comes_from_counts(adata, groupby)
     return Grouping(names, cell, code[cell], np.ones(len(cell)), f"obs[{groupby!r}]", double_use)
 
@@ -108,7 +131,7 @@ def by_sets(adata: "AnnData", idx1, idx2) -> Grouping:
         raise ValueError(msg)
     cell = np.flatnonzero(one | two)
     names = [SETS[0], REST if idx2 is None else SETS[1]]
-    return Grouping(names, cell, two[cell].astype(int), np.ones(len(cell)), "idx1, idx2", double_use=False)
+    return Grouping(names, cell, two[cell].astype(int), np.ones(len(cell)), SETS_GIVEN, double_use=False)
 
 
 def by_components(adata: "AnnData", key: str) -> Grouping:
@@ -124,3 +147,13 @@ def by_components(adata: "AnnData", key: str) -> Grouping:
     return Grouping(
         [str(name) for name in names], cell, group, p[cell, group], f"components of {key!r}", double_use=True
     )
+
+
+def warn_of_limits(grouping: Grouping, sample_key: str | None) -> None:
+    """Say what results will not say."""
+    from scanpy import logging as logg
+
+    if sample_key is None:
+        logg.warning("no sample_key: cells are taken as replicates, and results are descriptive of these cells alone")
+    if grouping.double_use:
+        logg.warning(f"{grouping.what}: groups that were made from these counts differ in them; see docs on double use")

@@ -10,6 +10,9 @@ from scbayes.models._question import Question
 from scbayes.models._units import Units
 from scbayes.tl._de_design import Cells, Comparison, arms_of
 
+#: Shuffles after which there are no other labels.
+TRIALS = 200
+
 
 def unit_sums(counts: Counts, cells: Cells, statistic: str) -> Units:
     """Sums over the cells of each unit, and what ``statistic`` needs; size factors are totals over their mean."""
@@ -39,18 +42,32 @@ def shuffled_tables(
     question = question._replace(sets=None)
     for _ in range(n):
         if cells.replicated:
-            yield compare_arms(_with_shuffled_samples(arms, rng), question)
+            yield compare_arms(_mislabelled(arms, comparison.name, rng), question)
         else:
             mixed = _with_shuffled_cells(cells, comparison, rng)
             yield compare_arms(arms_of(mixed, unit_sums(counts, mixed, question.statistic), comparison), question)
 
 
 def summary_of(tables: "list[Table]", table: Table) -> tuple[dict, np.ndarray]:
-    """Numbers of calls, as facts, and for each gene the share of shuffled genes with as small an lfsr."""
-    null = np.sort(np.concatenate([one.columns["lfsr"] for one in tables]))
-    p = (np.searchsorted(null, table.columns["lfsr"], side="right") + 1) / (len(null) + 1)
+    """Numbers of calls, as facts, and for each gene the share of shuffled genes with as large an effect over its sd."""
+    null = np.sort(np.concatenate([_size(one) for one in tables]))
+    p = (len(null) - np.searchsorted(null, _size(table)) + 1) / (len(null) + 1)
     called = [int(one.columns["is_de"].sum()) for one in tables]
     return {"n_called": called, "median_p_de": [float(np.median(one.columns["p_de"])) for one in tables]}, p
+
+
+def _size(table: Table) -> np.ndarray:
+    return np.abs(table.columns["lfc_mean"]) / table.columns["lfc_sd"]
+
+
+def _mislabelled(arms: Arms, name: str, rng: np.random.Generator) -> Arms:
+    """With labels that are neither the right ones nor all exchanged."""
+    for _ in range(TRIALS):
+        shuffled = _with_shuffled_samples(arms, rng)
+        if 0 < np.sum(shuffled.arm != arms.arm) < len(arms.arm):
+            return shuffled
+    msg = f"n_permutations: the {len(arms.arm)} samples of {name!r} have no other labels than their own"
+    raise ValueError(msg)
 
 
 def _with_shuffled_samples(arms: Arms, rng: np.random.Generator) -> Arms:
