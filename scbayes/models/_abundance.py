@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from scbayes.models._contrast import expected_share
 from scbayes.models._effect_grid import COVARIATE, LEVEL, WIDE
-from scbayes.models._shifted_effects import Posterior, apart, posterior, up_to_a_shift
+from scbayes.models._shifted_effects import Shifted, apart, posterior, up_to_a_shift
 from scbayes.stats._dirichlet_multinomial import Point, Regression, Solution, regress
 
 LOG2 = np.log(2)
@@ -153,12 +153,12 @@ def _variance(covariance: np.ndarray, slope: np.ndarray, slope0: np.ndarray) -> 
     return np.maximum(np.einsum("mki,mij,mkj->mk", both, covariance, both), TINY)
 
 
-def _interval(found: Posterior, level: float) -> dict[str, np.ndarray]:
+def _interval(found: Shifted, level: float) -> dict[str, np.ndarray]:
     ends = {"ci_low": (1 - level) / 2, "ci_high": (1 + level) / 2}
     return {"mean": found.mean() / LOG2} | {name: found.quantile(q) / LOG2 for name, q in ends.items()}
 
 
-def _columns(found: Posterior, delta: float, level: float) -> dict[str, np.ndarray]:
+def _columns(found: Shifted, delta: float, level: float) -> dict[str, np.ndarray]:
     interval = _interval(found, level)
     p_up, p_down = found.above(delta), found.below(delta)
     changed = found.slab_weight.sum((1, 2))

@@ -222,7 +222,7 @@ def _posterior(found: Effects, question: Question, delta: float) -> dict[str, np
 
 def _changes(found: Effects, delta: float) -> dict[str, np.ndarray]:
     """Under the learned prior."""
-    up, down = found.above(delta), found.below(-delta)
+    up, down = found.above(delta), found.below(delta)
     error = found.wrong_sign(delta)
     return {"lfsr": error, "p_up": up, "p_down": down, "p_de": up + down, "log_bayes_factor": found.log_bayes_factor}
 

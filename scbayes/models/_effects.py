@@ -10,77 +10,30 @@ The spread of replicates, and how heavy its tails are, lie on a grid whose weigh
 integrated.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp, ndtr
 
 from scbayes.models._effect_grid import WIDE, OnGrid
 from scbayes.models._effect_prior import CENTRE, KIND, NULL_WIDTH, PART, WIDTH, learn
-from scbayes.stats._mixture_quantile import mixture_quantile
+from scbayes.models._two_priors import TwoPriors
 
 #: Smallest precision that data are credited with.
 FAINT = 1e-3
 
 
-class Effects(NamedTuple):
-    """Posterior of the effects, natural log.
+@dataclass(frozen=True)
+class Effects(TwoPriors):
+    """Posterior of the effects over the ``grid``.
 
-    Under the wide prior a mixture of normals over the ``grid``, with ``weight``; under the learned prior
-    ``slab_weight``, ``slab_loc``, ``slab_sd`` ``(n_genes, n_points, n_slabs)`` and ``null_weight`` ``(n_genes,
-    n_points)``. ``learned``: plain values.
+    ``null_weight`` ``(n_genes, n_points)``: P(no effect) at each point; ``learned``: plain values.
     """
 
     grid: OnGrid
-    weight: np.ndarray
-    slab_weight: np.ndarray
-    slab_loc: np.ndarray
-    slab_sd: np.ndarray
     null_weight: np.ndarray
     log_bayes_factor: np.ndarray
     learned: dict
-
-    @property
-    def null(self) -> np.ndarray:
-        """P(no effect)."""
-        return self.null_weight.sum(1)
-
-    def mean(self) -> np.ndarray:
-        """Mean under the wide prior."""
-        return np.sum(self.weight * self.grid.effect, 1)
-
-    def std(self) -> np.ndarray:
-        """Standard deviation under the wide prior."""
-        away = self.grid.effect - self.mean()[:, None]
-        return np.sqrt(np.sum(self.weight * (self.grid.variance + away**2), 1))
-
-    def quantile(self, q: float) -> np.ndarray:
-        """Quantile under the wide prior."""
-        return mixture_quantile(q, self.weight, self.grid.effect, np.sqrt(self.grid.variance))
-
-    def positive(self) -> np.ndarray:
-        """P(effect > 0) under the wide prior."""
-        return np.sum(self.weight * ndtr(self.grid.effect / np.sqrt(self.grid.variance)), 1)
-
-    def negative(self) -> np.ndarray:
-        """P(effect < 0) under the wide prior, to small values without rounding."""
-        return np.sum(self.weight * ndtr(-self.grid.effect / np.sqrt(self.grid.variance)), 1)
-
-    def above(self, threshold: float) -> np.ndarray:
-        """P(effect > threshold) under the mixture prior."""
-        slabs = np.sum(self.slab_weight * ndtr((self.slab_loc - threshold) / self.slab_sd), (1, 2))
-        return slabs + (self.null if threshold < 0 else 0)
-
-    def below(self, threshold: float) -> np.ndarray:
-        """P(effect < threshold) under the mixture prior."""
-        slabs = np.sum(self.slab_weight * ndtr((threshold - self.slab_loc) / self.slab_sd), (1, 2))
-        return slabs + (self.null if threshold > 0 else 0)
-
-    def wrong_sign(self, delta: float) -> np.ndarray:
-        """P(the effect does not go beyond ``delta`` in the likelier direction), to small values without rounding."""
-        not_up = np.sum(self.slab_weight * ndtr((delta - self.slab_loc) / self.slab_sd), (1, 2))
-        not_down = np.sum(self.slab_weight * ndtr((self.slab_loc + delta) / self.slab_sd), (1, 2))
-        return np.minimum(self.null + np.minimum(not_up, not_down), 1.0)
 
     def spread(self) -> np.ndarray:
         """Mean of tau."""
@@ -88,14 +41,14 @@ class Effects(NamedTuple):
 
     def same_sign(self) -> np.ndarray:
         """P(a new pair of replicates differs in the direction of the mean effect), under the wide prior."""
-        towards = np.sign(self.mean())[:, None] * self.grid.effect
+        towards = np.sign(self.mean())[:, None] * self.loc
         return np.sum(self.weight * ndtr(towards / np.sqrt(self.grid.variance + 2 * self.grid.tau**2)), 1)
 
     def draw(self, n: int, genes: slice, rng: np.random.Generator, *, wide: bool) -> tuple[np.ndarray, np.ndarray]:
         """``n`` draws of effect and level of some genes, ``(n, n_genes)`` each, under one of the two priors."""
         grid = OnGrid(*[part[genes] for part in self.grid[:6]], *self.grid[6:])
         parts = (
-            (self.weight[genes][:, :, None], grid.effect[:, :, None], np.sqrt(grid.variance)[:, :, None])
+            [part[genes][:, :, None] for part in (self.weight, self.loc, self.sd)]
             if wide
             else [
                 np.concatenate([null[genes][:, :, None], slab[genes]], 2)
@@ -149,7 +102,9 @@ def effects(grid: OnGrid, *, told: bool, delta: float = 0.0, belief: tuple[float
         "slabs": share[1:].tolist(),
         "heavy_tails": float(by_nu[-1]) if grid.n_nu > 1 else 0.0,
     }
-    return Effects(grid, weight, joint[..., 1:], slab_loc, np.sqrt(slab_var), joint[..., 0], bayes, learned)
+    slabs = joint[..., 1:], slab_loc, np.sqrt(slab_var)
+    null = joint[..., 0]
+    return Effects(weight, grid.effect, np.sqrt(grid.variance), *slabs, null.sum(1), grid, null, bayes, learned)
 
 
 def _log_normal(x: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -16,16 +16,17 @@ As for genes (:mod:`scbayes.models._effects`), intervals of a type come from a w
 probabilities from a point at zero and normals of several widths, whose weights are learned.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import helmert
-from scipy.special import logsumexp, ndtr, softmax
+from scipy.special import logsumexp, softmax
 
 from scbayes.models._effect_grid import WIDE
 from scbayes.models._effect_prior import CENTRE, WIDTH
 from scbayes.models._effects import FAINT
-from scbayes.stats._mixture_quantile import mixture_quantile
+from scbayes.models._two_priors import TwoPriors
 
 #: Standard deviations of effects, zero first: types are too few to learn more of where effects are.
 WIDTHS = WIDTH[CENTRE == 0]
@@ -51,47 +52,11 @@ class Likelihood(NamedTuple):
     evidence: np.ndarray
 
 
-class Posterior(NamedTuple):
-    """Effects of K types, natural log: mixtures over T points, ``(K, T)``, of normals.
+@dataclass(frozen=True)
+class Shifted(TwoPriors):
+    """Posterior of the effects of K types; ``share``: learned weights of the widths."""
 
-    ``weight``, ``loc``, ``sd`` under the wide prior; under the learned one ``slab_weight``, ``slab_loc``, ``slab_sd``
-    ``(K, T, n_slabs)`` and the probability ``null`` of no effect ``(K,)``. ``share``: learned weights of the widths.
-    """
-
-    weight: np.ndarray
-    loc: np.ndarray
-    sd: np.ndarray
-    slab_weight: np.ndarray
-    slab_loc: np.ndarray
-    slab_sd: np.ndarray
-    null: np.ndarray
     share: np.ndarray
-
-    def mean(self) -> np.ndarray:
-        """Under the wide prior."""
-        return np.sum(self.weight * self.loc, 1)
-
-    def std(self) -> np.ndarray:
-        """Under the wide prior."""
-        return np.sqrt(np.sum(self.weight * (self.sd**2 + (self.loc - self.mean()[:, None]) ** 2), 1))
-
-    def quantile(self, q: float) -> np.ndarray:
-        """Under the wide prior."""
-        return mixture_quantile(q, self.weight, self.loc, self.sd)
-
-    def above(self, threshold: float) -> np.ndarray:
-        """P(effect > threshold), a number of at least 0, under the learned prior."""
-        return np.sum(self.slab_weight * ndtr((self.slab_loc - threshold) / self.slab_sd), (1, 2))
-
-    def below(self, threshold: float) -> np.ndarray:
-        """P(effect < -threshold), under the learned prior."""
-        return np.sum(self.slab_weight * ndtr(-(self.slab_loc + threshold) / self.slab_sd), (1, 2))
-
-    def wrong_sign(self, delta: float) -> np.ndarray:
-        """P(the effect does not go beyond ``delta`` in the likelier direction), to small values without rounding."""
-        not_up = np.sum(self.slab_weight * ndtr((delta - self.slab_loc) / self.slab_sd), (1, 2))
-        not_down = np.sum(self.slab_weight * ndtr((self.slab_loc + delta) / self.slab_sd), (1, 2))
-        return np.minimum(self.null + np.minimum(not_up, not_down), 1.0)
 
 
 def apart(loc: np.ndarray, variance: np.ndarray, evidence: np.ndarray) -> Likelihood:
@@ -127,7 +92,7 @@ def quasi_variances(covariance: np.ndarray) -> np.ndarray:
     return np.maximum(found, SMALLEST * of_difference.min(2))
 
 
-def posterior(likelihood: Likelihood, relative_to: "str | int | None") -> Posterior:
+def posterior(likelihood: Likelihood, relative_to: "str | int | None") -> Shifted:
     """Effects relative to what the shift is told by: ``"unchanged"``, the number of a type, or None."""
     shift, log_step = _shifts(likelihood, relative_to)
     likely = likelihood.loc[:, None, :] - shift[..., None]  # (m, C, K)
@@ -160,7 +125,7 @@ def _others(log_mixed: np.ndarray, log_null: np.ndarray, relative_to: "str | int
     return np.broadcast_to(log_null[..., relative_to, None], log_mixed.shape)
 
 
-def _learned(likely, variance, evidence, log_wide, log_null, relative_to) -> Posterior:
+def _learned(likely, variance, evidence, log_wide, log_null, relative_to) -> Shifted:
     """Posterior at points (T, K), with the weights of widths by EM over types."""
     log_width, tells = _by_width(likely, variance), np.arange(likely.shape[1]) != relative_to
     share = PRIOR / PRIOR.sum()
@@ -177,7 +142,7 @@ def _learned(likely, variance, evidence, log_wide, log_null, relative_to) -> Pos
     wide, slab = 1 / (1 / variance + 1 / WIDE**2), 1 / (1 / variance[..., None] + 1 / WIDTHS[1:] ** 2)
     loc, slab_loc = wide * likely / variance, slab * (likely / variance)[..., None]
     parts = weight, loc, np.sqrt(wide), joint[..., 1:], slab_loc, np.sqrt(slab)
-    return Posterior(*[np.swapaxes(part, 0, 1).copy() for part in parts], joint[..., 0].sum(0), share)
+    return Shifted(*[np.swapaxes(part, 0, 1).copy() for part in parts], joint[..., 0].sum(0), share)
 
 
 def _shifts(likelihood: Likelihood, relative_to: "str | int | None") -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +159,7 @@ def _shifts(likelihood: Likelihood, relative_to: "str | int | None") -> tuple[np
     return np.linspace(low, high, SHIFTS, axis=1), np.log((high - low) / SHIFTS)[:, None]
 
 
-def _without_effect(found: Posterior, k: int) -> Posterior:
+def _without_effect(found: Shifted, k: int) -> Shifted:
     """Type k does not change, by definition."""
     for part in (found.loc, found.sd, found.slab_weight):
         part[k] = 0

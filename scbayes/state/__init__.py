@@ -2,6 +2,7 @@
 
 from scbayes.models._marginals import Marginal, point
 from scbayes.state._fit import Fit, split_pooled
+from scbayes.state._names import check_anndata
 from scbayes.state._read import batch_codes, check_is_fit, read_fit, read_manifest, read_unfinished, stored_fits
 from scbayes.state._results import Result, comes_from_counts, fit_behind, read_result, split_partner, write_result
 from scbayes.state._samples import axis_of, collect_draws
@@ -18,6 +19,7 @@ __all__ = [
     "actual",
     "axis_of",
     "batch_codes",
+    "check_anndata",
     "check_free",
     "check_is_fit",
     "collect_draws",

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from scbayes.models._abundance import Samples, abundances
-from scbayes.state import read_result
+from scbayes.state import check_anndata, read_result
+from scbayes.tl._de_groups import categories_of
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def abundance(
     """
     from scanpy import logging as logg
 
+    check_anndata(adata)
     clock = logg.info(f"comparing abundances by obs[{condition!r}]")
     covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     _check(groupby, key, sample_key, delta, fdr)
@@ -162,22 +164,8 @@ def _check(groupby: str | None, key: str | None, sample_key: str | None, delta: 
         raise ValueError(msg)
 
 
-def _column(adata: "AnnData", name: str) -> pd.Series:
-    if name not in getattr(adata, "obs", []):
-        if not hasattr(adata, "obs"):
-            msg = f"adata has to be an AnnData, not {type(adata).__name__}"
-            raise TypeError(msg)
-        msg = f"no column {name!r} in adata.obs, which has {list(adata.obs.columns)}"
-        raise KeyError(msg)
-    values = adata.obs[name]
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind == "f":
-        msg = f"obs[{name!r}] has fractional numbers: only categories can be compared"
-        raise ValueError(msg)
-    return values.astype("category")
-
-
 def _labels(adata: "AnnData", groupby: str) -> _Membership:
-    values = _column(adata, groupby)
+    values = categories_of(adata, groupby)
     return _Membership([str(name) for name in values.cat.categories], None, values.cat.codes.to_numpy())
 
 
@@ -191,7 +179,7 @@ def _units(adata: "AnnData", membership: _Membership, keys: list[str], reference
     if len(set(keys)) < len(keys):
         msg = f"condition, sample_key and covariates name a column twice: {keys}"
         raise ValueError(msg)
-    columns = [_column(adata, key) for key in keys]
+    columns = [categories_of(adata, key) for key in keys]
     codes = np.column_stack([column.cat.codes.to_numpy() for column in columns]).astype(int)
     here = (codes >= 0).all(1) & (True if membership.whole is None else membership.whole >= 0)
     codes = codes[here]

@@ -8,7 +8,7 @@ import pandas as pd
 from scbayes.counts._by_unit import Members
 from scbayes.models._contrast import Arms
 from scbayes.models._units import Units
-from scbayes.tl._de_groups import REST, SETS_GIVEN, Grouping, column_of, names_of
+from scbayes.tl._de_groups import REST, SETS_GIVEN, Grouping, categories_of, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ def cells_of(
     if len(set(keys)) < len(keys):
         msg = f"groupby, within, sample_key, covariates and batch_key name a column twice: {keys}"
         raise ValueError(msg)
-    columns = {name: _categories(adata, key, checked=name != "within") for name, key in used.items()}
+    columns = {name: categories_of(adata, key) for name, key in used.items()}
     table = pd.DataFrame({"group": grouping.group, "within": 0, "sample": 0})
     for name, column in columns.items():
         table[name] = column.cat.codes.to_numpy()[grouping.cell]
@@ -82,14 +82,6 @@ def cells_of(
     if batch_key:
         batch = columns[names[-1]].cat.categories.astype(str).to_numpy()[rows[names[-1]]]
     return Cells(members, rows, grouping.names, levels, names, batch, sample_key is not None)
-
-
-def _categories(adata: "AnnData", key: str, *, checked: bool) -> pd.Series:
-    values = column_of(adata, key)
-    if checked and isinstance(values.dtype, np.dtype) and values.dtype.kind == "f":
-        msg = f"obs[{key!r}] has fractional numbers: only categories can be samples, covariates or batches"
-        raise ValueError(msg)
-    return values.astype("category")
 
 
 def comparisons(

@@ -49,6 +49,15 @@ def column_of(adata: "AnnData", key: str) -> pd.Series:
     return adata.obs[key]
 
 
+def categories_of(adata: "AnnData", key: str) -> pd.Series:
+    """A column of `obs` as categories, which fractional numbers are not."""
+    values = column_of(adata, key)
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind == "f":
+        msg = f"obs[{key!r}] has fractional numbers: only categories can be compared, or be samples or covariates"
+        raise ValueError(msg)
+    return values.astype("category")
+
+
 def names_of(values: pd.Series, key: str) -> list[str]:
     """Names of the categories of a column.
 
