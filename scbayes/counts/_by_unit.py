@@ -36,6 +36,11 @@ class Members(NamedTuple):
         """Cell of each entry."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
+    @property
+    def n_cells(self) -> np.ndarray:
+        """Cells of each unit, by weight."""
+        return np.bincount(self.unit, self.weight, self.n_units)
+
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Sum of a value of each cell, over the cells of each unit."""
         return np.bincount(self.unit, self.weight * values[self.cell], self.n_units)

@@ -12,8 +12,9 @@ from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
 from scbayes.tl._de_groups import warn_of_limits, which_cells
 from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
-from scbayes.tl._de_null import shuffled_tables, summary_of, unit_sums
+from scbayes.tl._de_null import shuffled_tables, summary_of
 from scbayes.tl._de_sets import with_sets
+from scbayes.tl._de_units import unit_sums
 from scbayes.tl._fit_arguments import check_backed
 from scbayes.tl._storing import store
 

@@ -111,7 +111,7 @@ def comparisons(
     names = ([groups] if isinstance(groups, str) else groups) if named else cells.groups
     wanted = [k for k in dict.fromkeys(position(name) for name in names) if k != against]
     in_batches, covariates = _batches(cells, batch1, batch2)
-    group, level, n_cells = cells.table["group"].to_numpy(), cells.table["within"].to_numpy(), _n_cells(cells)
+    group, level, n_cells = cells.table["group"].to_numpy(), cells.table["within"].to_numpy(), cells.members.n_cells
     found, skipped = [], []
     for place, level_name in enumerate(cells.levels):
         for k in wanted:
@@ -133,10 +133,6 @@ def comparisons(
     if skipped:
         logg.warning(f"comparisons with fewer than {min_cells} cells on one side are left out: {skipped}")
     return found, skipped
-
-
-def _n_cells(cells: Cells) -> np.ndarray:
-    return np.bincount(cells.members.unit, cells.members.weight, cells.members.n_units)
 
 
 def _batches(cells: Cells, batch1, batch2) -> tuple[list[np.ndarray], list[str]]:

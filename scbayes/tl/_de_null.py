@@ -3,26 +3,13 @@
 import numpy as np
 
 from scbayes.counts import Counts
-from scbayes.counts._by_unit import sum_by_unit
 from scbayes.models._contrast import Arms, Table, compare_arms
-from scbayes.models._overdispersion import overdispersion
 from scbayes.models._question import Question
-from scbayes.models._units import Units
 from scbayes.tl._de_design import Cells, Comparison, arms_of
+from scbayes.tl._de_units import unit_sums
 
 #: Shuffles after which there are no other labels.
 TRIALS = 200
-
-
-def unit_sums(counts: Counts, cells: Cells, statistic: str) -> Units:
-    """Sums over the cells of each unit, and what ``statistic`` needs; size factors are totals over their mean."""
-    members = cells.members
-    (total, squares, detected), size = sum_by_unit(counts, members)
-    size = size / max(np.average(size[members.cell], weights=members.weight), 1e-300)
-    units = Units(total, squares, detected, *(members.sum(power) for power in (np.ones(len(size)), size, size**2)))
-    if statistic == "mean":
-        return units
-    return units._replace(overdispersion=overdispersion(counts, members, size, units))
 
 
 def shuffled_tables(
