@@ -5,35 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scbayes.state import read_result
+from scbayes.get._de_parts import CERTAINTY, EFFECT, SPREAD, read_groups
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-
 #: Columns of every table, besides the names of the genes.
-COLUMNS = (
-    "lfc_mean",
-    "lfc_sd",
-    "lfc_median",
-    "ci_low",
-    "ci_high",
-    "lfsr",
-    "p_up",
-    "p_down",
-    "p_de",
-    "fsr",
-    "log_bayes_factor",
-    "is_de",
-    "mean_1",
-    "mean_2",
-    "pct_1",
-    "pct_2",
-    "donor_sd",
-    "p_sign_new_donor",
-    "min_detectable_lfc",
-    "data_poor",
-)
+COLUMNS = (*EFFECT, *CERTAINTY, "mean_1", "mean_2", "pct_1", "pct_2", *SPREAD, "data_poor")
 FLAGS = ("is_de", "data_poor")
 
 
@@ -93,16 +71,12 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
     KeyError
         If there is no such result, or it does not have this group.
     """
-    values, facts = read_result(adata, "de", key, key)
-    groups = facts["groups"]
-    if group is not None and str(group) not in groups:
-        msg = f"{key!r} has no group {group!r}: it has {groups}"
-        raise KeyError(msg)
+    values, facts, wanted = read_groups(adata, group, key)
     tables = []
-    for name in groups if group is None else [str(group)]:
+    for name in wanted:
         stored = values["columns"]
         order = [*COLUMNS, *sorted(column for column in stored if column not in (*COLUMNS, "bound"))]
-        columns = {column: np.asarray(stored[column])[groups.index(name)] for column in order}
+        columns = {column: np.asarray(stored[column])[facts["groups"].index(name)] for column in order}
         columns |= {flag: columns[flag].astype(bool) for flag in FLAGS}
         table = pd.DataFrame({"names": np.asarray(values["names"][name], str)} | columns)
         tables.append(table if group is not None else table.assign(group=name))

@@ -5,31 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scbayes.state import read_result
+from scbayes.get._de_parts import CERTAINTY, EFFECT, SPREAD, read_groups
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Columns of every table, besides the names of the sets.
-COLUMNS = (
-    "n_genes",
-    "lfc_mean",
-    "lfc_sd",
-    "lfc_median",
-    "ci_low",
-    "ci_high",
-    "lfsr",
-    "p_up",
-    "p_down",
-    "p_de",
-    "fsr",
-    "log_bayes_factor",
-    "is_de",
-    "donor_sd",
-    "p_sign_new_donor",
-    "min_detectable_lfc",
-    "share_up",
-)
+COLUMNS = ("n_genes", *EFFECT, *CERTAINTY, *SPREAD, "share_up")
 
 
 def de_sets(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.DataFrame":
@@ -66,19 +48,17 @@ def de_sets(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "
     KeyError
         If there is no such result, it was made without `gene_sets`, or it does not have this group.
     """
-    values, facts = read_result(adata, "de", key, key)
-    groups = facts["groups"]
+    values, facts, wanted = read_groups(adata, group, key)
     if "sets" not in values:
         msg = f"{key!r} has no gene sets: run sb.tl.de with gene_sets"
-        raise KeyError(msg)
-    if group is not None and str(group) not in groups:
-        msg = f"{key!r} has no group {group!r}: it has {groups}"
         raise KeyError(msg)
     stored = values["sets"]
     others = sorted(column for column in stored if column not in (*COLUMNS, "names", "bound"))
     tables = []
-    for name in groups if group is None else [str(group)]:
-        row = {column: np.asarray(stored[column])[groups.index(name)] for column in (*COLUMNS, *others, "bound")}
+    for name in wanted:
+        row = {
+            column: np.asarray(stored[column])[facts["groups"].index(name)] for column in (*COLUMNS, *others, "bound")
+        }
         order = np.lexsort((-np.abs(row["lfc_mean"]), -row["p_de"], -np.abs(row.pop("bound"))))
         row["is_de"] = row["is_de"].astype(bool)
         table = pd.DataFrame({"names": [str(one) for one in stored["names"]]} | row)
