@@ -74,6 +74,23 @@ class Counts:
         x = rows[0] if len(rows) == 1 else sparse.vstack(rows, format="csr")
         return Counts(x[index], self.batch[index], self.n_batches, where=self.where)
 
+    def pick(self, keep: np.ndarray) -> "Counts":
+        """Counts of the cells that a mask keeps, in memory; the others are never there together."""
+        parts = [block[keep[first : first + block.shape[0]]] for first, block in self.blocks()]
+        x = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
+        return Counts(x, self.batch[keep], self.n_batches, where=self.where)
+
+    def totals(self) -> np.ndarray:
+        """Sum of the counts of each cell, int64, from one checked pass."""
+        total = np.zeros(self.n_cells, np.int64)
+
+        def add(_, cells: slice, indptr, indices, data) -> None:
+            _add_rows(indptr, data, total[cells])
+
+        for first, block in self.blocks(check=True):
+            over_rows(add, block, first)
+        return total
+
     def genes(self, index) -> "Counts":
         """Counts of some of the genes, in memory."""
         blocks = [block[:, index] for _, block in self.blocks()]
@@ -233,6 +250,15 @@ def _pool(block, column: np.ndarray, n_genes: int):
     n_values = _pool_rows(block.indptr, block.indices, data, column, n_genes, pooled.indptr, pooled.indices)
     pooled.indices, pooled.data = pooled.indices[:n_values], data[:n_values]
     return pooled
+
+
+@jit
+def _add_rows(indptr, data, out):
+    for c in range(len(indptr) - 1):
+        total = 0
+        for k in range(indptr[c], indptr[c + 1]):
+            total += np.int64(data[k])
+        out[c] = total
 
 
 @jit

@@ -1,7 +1,9 @@
 """Read results back from AnnData."""
 
 from scbayes.get._abundance import abundance
+from scbayes.get._ambient_profile import ambient_profile
 from scbayes.get._assignments import assignments
+from scbayes.get._barcode_rank import barcode_rank
 from scbayes.get._calibration import calibration
 from scbayes.get._choose_components import choose_components
 from scbayes.get._comparison import comparison
@@ -22,7 +24,9 @@ from scbayes.get._samples import samples
 
 __all__ = [
     "abundance",
+    "ambient_profile",
     "assignments",
+    "barcode_rank",
     "calibration",
     "choose_components",
     "comparison",

@@ -2,6 +2,7 @@
 
 from scbayes.pl._abundance import abundance
 from scbayes.pl._assignments import assignments
+from scbayes.pl._barcode_rank import barcode_rank
 from scbayes.pl._calibration import calibration
 from scbayes.pl._choose_components import choose_components
 from scbayes.pl._compare import compare
@@ -17,6 +18,7 @@ from scbayes.pl._residuals import residuals
 __all__ = [
     "abundance",
     "assignments",
+    "barcode_rank",
     "calibration",
     "choose_components",
     "compare",

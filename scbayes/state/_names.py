@@ -10,8 +10,8 @@ SCHEMA = 1
 
 
 def slot_of(key: str, part: str) -> str:
-    """Name of a slot: ``key`` + ``_`` + what it holds."""
-    return f"{key}_{part}"
+    """Name of a slot: ``key`` + ``_`` + what it holds; the key itself where that is all that is to be said."""
+    return f"{key}_{part}" if part else key
 
 
 def split_slot(slot: str) -> tuple[str, str]:
