@@ -70,3 +70,35 @@ def real(data_dir: Path) -> "Callable[[str], AnnData]":
         return ad.read_h5ad(path)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def droplets() -> "Callable[..., tuple[AnnData, AnnData]]":
+    """Return a function that simulates cells and all droplets."""
+    return _droplets
+
+
+def _droplets(seed: int = 0, *, cell_total: float = 2000) -> "tuple[AnnData, AnnData]":
+    """Cells of two types, and droplets of two batches, whose soup differs by factors."""
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+    from scipy import sparse
+
+    n_genes, n_cells, n_empty = 120, 200, 3000
+    rng = np.random.default_rng(seed)
+    base = rng.lognormal(0, 1.2, n_genes)
+    types = np.stack([base * rng.lognormal(0, 1.1, n_genes) for _ in range(2)])
+    soup = np.stack([(types[0] + 2 * types[1]) * rng.lognormal(0, 0.15, n_genes) for _ in range(2)])
+    types, soup = (x / x.sum(1, keepdims=True) for x in (types, soup))
+    batch, kind = rng.integers(2, size=n_cells + n_empty), rng.integers(2, size=n_cells)
+    total = np.round(rng.lognormal(np.log(40), 0.5, n_cells + n_empty)).astype(int)
+    total[:n_cells] = np.round(rng.lognormal(np.log(cell_total), 0.3, n_cells))
+    cells = rng.multinomial(total[:n_cells], 0.9 * types[kind] + 0.1 * soup[batch[:n_cells]])
+    x = np.concatenate([cells, rng.multinomial(total[n_cells:], soup[batch[n_cells:]])])
+    names = [f"d{i}" for i in range(len(x))]
+    obs = pd.DataFrame({"batch": [f"b{b}" for b in batch], "is_cell": np.arange(len(x)) < n_cells}, index=names)
+    var = pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])
+    raw = AnnData(sparse.csr_matrix(x.astype(np.float32)), obs=obs, var=var)
+    raw.varm["soup"] = soup.T.copy()
+    return raw[:n_cells].copy(), raw

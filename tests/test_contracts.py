@@ -96,6 +96,8 @@ def assert_same(found: dict, expected: dict) -> None:
 
 #: How to call each function that writes into AnnData.
 IN_PLACE = {
+    "pp.ambient_profile": {"key_added": "sb_ambient"},
+    "pp.call_cells": {"empty_range": (1, 60)},
     "pp.prepare_counts": {"n_top_genes": 10, "min_cells": 3},
     "pp.split_counts": {},
     "tl.fit": {"progress": False, "key_added": "new"},

@@ -10,8 +10,8 @@ from scbayes.state import read_result
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Where results are looked for, and which function made them.
-RESULTS = {"sb_ambient": "ambient_profile", "sb_call_cells": "call_cells"}
+#: Where results are looked for.
+RESULTS = "sb_ambient", "sb_call_cells"
 
 
 def barcode_rank(adata: "AnnData", key: str | None = None) -> "pd.DataFrame":
@@ -50,7 +50,8 @@ def barcode_rank(adata: "AnnData", key: str | None = None) -> "pd.DataFrame":
     """
     if key is None:
         key = next((name for name in RESULTS if name in getattr(adata, "uns", ())), "sb_ambient")
-    values, facts = read_result(adata, RESULTS.get(key, "ambient_profile"), key, key)
+    verb = "call_cells" if key.endswith("_call_cells") else "ambient_profile"
+    values, facts = read_result(adata, verb, key, key)
     if "rank_total" not in values:
         msg = f"{key!r} was not made from droplets, but from {facts['source']}: it has no ranks"
         raise KeyError(msg)

@@ -57,7 +57,7 @@ def posterior(counts: np.ndarray, inflation: np.ndarray | None = None) -> Profil
     genes = worth.sum(0)
     s = flat_prior(genes)
     t = smoothed(genes)
-    spread = (1 - t) / (genes + s + 1)  # relative variances
+    spread = (1 - t) / (t * (genes.sum() + s * genes.size + 1))  # relative variances
     if len(counts) == 1:
         mean, alike = t[None], None
         relative = spread[None]

@@ -26,7 +26,7 @@ from scbayes.models._empty_droplets import find_concentration, gene_scores, tota
 from scbayes.stats._urn import beside_draws
 
 #: Standard deviations from the mean of empty droplets of the same total, and draws for it.
-UNLIKE, N_URNS = 5.0, 200
+UNLIKE, N_URNS = 3.5, 200
 #: Cells for each profile, at least.
 N_CELLS = 15
 #: Droplets from which the mixture is learned, and from which a concentration; rounds, and those after which

@@ -18,7 +18,7 @@ from scbayes.stats._barcode_ranks import Ranks, barcode_ranks
 from scbayes.stats._urn import beside_draws
 
 #: Concentrations that are tried, and droplets on which.
-CONCENTRATIONS = np.geomspace(10, 1e6, 16)
+CONCENTRATIONS = np.geomspace(10, 1e6, 12)
 N_SAMPLE = 1000
 #: Draws behind each p-value.
 N_URNS = 200
@@ -94,12 +94,12 @@ def empty_droplets(counts: Counts, total: np.ndarray, known: np.ndarray, rule: R
     for b in range(counts.n_batches):
         own = np.flatnonzero(sure & (counts.batch == b))
         sample[rng.permutation(own)[:N_SAMPLE]] = True
-    some, rest = counts.pick(sample), counts.pick(tested)
+    some, rest = counts.pick(sample), counts.pick(tested) if tested.any() else None
     rest_total, refused = total[tested], np.zeros(tested.sum(), bool)
     found = []
     for b in range(counts.n_batches):
         profile = smoothed(pooled[b])
-        own = rest.batch == b
+        own = counts.batch[tested] == b
         concentration = find_concentration(some.pick(some.batch == b), profile)
         if own.any():
             part = rest.pick(own)
@@ -132,17 +132,16 @@ def total_scores(total: np.ndarray, concentration: np.ndarray) -> np.ndarray:
     return gammaln(n + 1) + gammaln(concentration) - gammaln(concentration + n)
 
 
-def find_concentration(counts: Counts, profile: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """The likeliest of `CONCENTRATIONS`, between its neighbours by a parabola; cells may have weights."""
-    score = gene_scores(counts, CONCENTRATIONS[:, None] * profile)
-    score += total_scores(counts.totals(), CONCENTRATIONS)
-    level = score.sum(0) if weight is None else weight @ score
-    best = int(np.argmax(level))
-    if not 0 < best < len(level) - 1:
-        return float(CONCENTRATIONS[best])
-    left, here, right = level[best - 1 : best + 2]
-    shift = 0.5 * (left - right) / (left - 2 * here + right)
-    return float(CONCENTRATIONS[best] * (CONCENTRATIONS[1] / CONCENTRATIONS[0]) ** shift)
+def find_concentration(counts: Counts, profile: np.ndarray) -> float:
+    """The likeliest of `CONCENTRATIONS`, and of as many again around it."""
+    tried, total = CONCENTRATIONS, counts.totals()
+    for _ in range(2):
+        level = (gene_scores(counts, tried[:, None] * profile) + total_scores(total, tried)).sum(0)
+        best = int(np.argmax(level))
+        if not 0 < best < len(tried) - 1:
+            break
+        tried = np.geomspace(tried[best - 1], tried[best + 1], len(tried))
+    return float(tried[best])
 
 
 def _ranks(total: np.ndarray, known: np.ndarray, rule: Rule) -> Ranks:

@@ -1,0 +1,407 @@
+"""The profile of ambient RNA: against SciPy, known truth, every source, and bad input."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse, stats
+from scipy.io import mmwrite
+
+import scbayes as sb
+from scbayes.counts import Counts
+from scbayes.models._ambient_profile import posterior
+from scbayes.models._empty_droplets import find_concentration, gene_scores, total_scores
+from scbayes.models._iterative_profile import iterative_profile
+from scbayes.stats._barcode_ranks import barcode_ranks
+from scbayes.stats._urn import beside_draws
+
+N_GENES, N_CELLS, N_EMPTY = 120, 200, 3000
+
+
+@pytest.fixture(scope="module")
+def _data(droplets):
+    return droplets()
+
+
+@pytest.fixture
+def data(_data):
+    return tuple(part.copy() for part in _data)
+
+
+def pooled_truth(raw) -> np.ndarray:
+    empty = raw[~raw.obs["is_cell"].to_numpy()]
+    total = np.asarray(empty.X.sum(1)).ravel()
+    return raw.varm["soup"] @ np.array([total[empty.obs["batch"] == b].sum() for b in ("b0", "b1")]) / total.sum()
+
+
+def l1(found, truth) -> float:
+    return float(np.abs(np.asarray(found) - truth).sum())
+
+
+# --- numerics ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_scipy():
+    rng = np.random.default_rng(1)
+    x, alpha = rng.poisson(3, (6, 9)), rng.gamma(1, 2, (3, 9))
+    counts = Counts(sparse.csr_array(x))
+    found = gene_scores(counts, alpha) + total_scores(x.sum(1), alpha.sum(1))
+    expected = [[stats.dirichlet_multinomial.logpmf(row, a, row.sum()) for a in alpha] for row in x]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_p_values_are_exact_probabilities():
+    """Two genes: every outcome of a total can be listed."""
+    profile, concentration, n = np.array([0.7, 0.3]), 5.0, 12
+    first = np.arange(n + 1)
+    x = np.stack([first, n - first], 1)
+    probability = np.exp([stats.dirichlet_multinomial.logpmf(row, concentration * profile, n) for row in x])
+    score = gene_scores(Counts(sparse.csr_array(x)), concentration * profile[None])[:, 0]
+    found = beside_draws(score, np.full(n + 1, n), profile, concentration, 20_000, np.random.default_rng(0))
+    lower = np.array([probability[score <= s + 1e-9].sum() for s in score])
+    upper = np.array([probability[score >= s - 1e-9].sum() for s in score])
+    np.testing.assert_allclose(found.p, np.minimum(2 * np.minimum(lower, upper), 1), atol=0.015)
+    mean = probability @ score
+    sd = np.sqrt(probability @ (score - mean) ** 2)
+    np.testing.assert_allclose(found.z, (score - mean) / sd, atol=0.05)
+
+
+def test_draws_of_several_totals_do_not_disturb_each_other():
+    rng = np.random.default_rng(2)
+    profile = rng.dirichlet(np.ones(30))
+    total = rng.integers(1, 80, 400)
+    score = gene_scores(Counts(sparse.csr_array(rng.multinomial(total, profile))), 1e5 * profile[None])[:, 0]
+    p = beside_draws(score, total, profile, 1e5, 500, np.random.default_rng(3)).p
+    assert 0.01 < np.mean(p < 0.05) < 0.1
+    assert stats.kstest(p[total > 30], "uniform").statistic < 0.12
+
+
+@pytest.mark.parametrize("true", [50, 2000])
+def test_concentration_is_found(true):
+    rng = np.random.default_rng(4)
+    profile = rng.dirichlet(np.ones(60))
+    x = np.stack([rng.multinomial(150, rng.dirichlet(true * profile)) for _ in range(800)])
+    assert find_concentration(Counts(sparse.csr_array(x)), profile) == pytest.approx(true, rel=0.25)
+
+
+def test_posterior_of_one_batch_is_dirichlet():
+    n = np.random.default_rng(5).multinomial(5000, np.random.default_rng(6).dirichlet(np.full(300, 0.3)))
+    found = posterior(n[None])
+    s = (found.concentration[0] - n.sum()) / 300  # what the posterior adds to each gene
+    dirichlet = stats.dirichlet(n + s)
+    np.testing.assert_allclose(found.mean[:, 0], dirichlet.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.sd[:, 0] ** 2, dirichlet.var(), rtol=1e-6)
+    grid = np.geomspace(0.01, 10, 60)
+    level = [stats.dirichlet_multinomial.logpmf(n, np.full(300, a), n.sum()) for a in grid]
+    assert s == pytest.approx(grid[np.argmax(level)], rel=0.15)
+
+
+def test_batches_are_drawn_together_and_their_intervals_hold_the_truth():
+    rng = np.random.default_rng(7)
+    base = rng.lognormal(0, 1.5, 800)
+    truth = np.stack([base * rng.lognormal(0, 0.15, 800) for _ in range(3)])
+    truth /= truth.sum(1, keepdims=True)
+    n = np.stack([rng.multinomial(20_000, row) for row in truth])
+    found = posterior(n)
+    assert l1(found.mean.T, truth) < 0.85 * l1(n / 20_000, truth)
+    assert np.mean(np.abs(found.mean.T - truth) < 1.645 * found.sd.T) == pytest.approx(0.9, abs=0.04)
+    np.testing.assert_allclose(found.mean.sum(0), 1)
+    assert (found.mean > 0).all()
+
+
+def test_humps_are_split():
+    rng = np.random.default_rng(8)
+    total = np.round(np.concatenate([rng.lognormal(np.log(40), 0.5, 9000), rng.lognormal(8, 0.4, 300)])).astype(int)
+    ranks = barcode_ranks(total)
+    assert ranks.apart
+    assert 200 < ranks.split < 1000
+    assert ranks.sure < ranks.split < ranks.knee
+    lower = total[total <= ranks.split]
+    assert lower[lower <= ranks.sure].sum() >= lower.sum() / 2 > lower[lower < ranks.sure].sum()
+    assert ranks.droplets.sum() == (total > 0).sum()
+    assert not barcode_ranks(total[:9000]).apart
+    assert not barcode_ranks(total[9000:]).apart
+    place = np.searchsorted(-ranks.total, -total[:50])
+    np.testing.assert_allclose(ranks.rank[place], stats.rankdata(-total[total > 0])[: len(place)])
+
+
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+
+def test_profile_is_that_of_empty_droplets(data):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw)
+    mean, sd, truth = cells.varm["sb_ambient"], cells.varm["sb_ambient_sd"], pooled_truth(raw)
+    assert mean.shape == sd.shape == (N_GENES, 1)
+    assert mean.dtype == sd.dtype == np.float64
+    best = np.asarray(raw.X[N_CELLS:].sum(0)).ravel()
+    assert l1(mean[:, 0], truth) < 1.15 * l1(best / best.sum(), truth)
+    assert l1(np.asarray(cells.X.sum(0)).ravel() / cells.X.sum(), truth) > 0.15
+    assert np.mean(np.abs(mean[:, 0] - truth) < 1.645 * sd[:, 0]) > 0.8
+    assert mean.sum() == pytest.approx(1)
+    facts = sb.get.ambient_profile(cells).attrs
+    assert facts["source"] == "droplets"
+    assert 0.95 * N_EMPTY < facts["n_empty"][0] <= N_EMPTY
+    assert facts["n_refused"][0] < 0.05 * facts["n_tested"][0]
+
+
+def test_cells_among_small_droplets_are_refused(droplets):
+    """Cells with totals like those of large empty droplets, unknown by name."""
+    _, raw = droplets(1)
+    rng = np.random.default_rng(0)
+    small = raw[:N_CELLS].copy()
+    kept = rng.binomial(small.X.data.astype(int), 0.05)  # about 100 counts
+    small.X = sparse.csr_matrix((kept.astype(np.float32), small.X.indices, small.X.indptr), shape=small.shape)
+    small.X.eliminate_zeros()
+    small.obs_names = [f"small{i}" for i in range(N_CELLS)]
+    raw = ad.concat([raw, small], merge="same")
+    sb.pp.ambient_profile(cells := raw[:N_CELLS].copy(), raw)
+    facts = sb.get.ambient_profile(cells).attrs
+    assert facts["n_refused"][0] > 40
+    named = raw[[*range(N_CELLS), *range(len(raw) - N_CELLS, len(raw))]].copy()
+    sb.pp.ambient_profile(named, raw)
+    assert sb.get.ambient_profile(named).attrs["n_refused"][0] < 20
+    assert sb.get.barcode_rank(named)["cells"].sum() == 2 * N_CELLS
+
+
+def test_batches_have_profiles(data):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw, batch_key="batch")
+    mean = cells.varm["sb_ambient"].copy()
+    truth = raw.varm["soup"]
+    assert mean.shape == (N_GENES, 2)
+    assert l1(mean, truth) < 0.6 * l1(mean[:, ::-1], truth)
+    parts = {name: raw[raw.obs["batch"] == name].copy() for name in ("b1", "b0")}
+    sb.pp.ambient_profile(cells, parts, batch_key="batch")
+    assert l1(cells.varm["sb_ambient"], mean) < 0.02
+    table = sb.get.ambient_profile(cells)
+    assert list(table["batch"].unique()) == ["b0", "b1"]
+    np.testing.assert_array_equal(table.loc[table["batch"] == "b1", "mean"], cells.varm["sb_ambient"][:, 1])
+
+
+def tenx_h5(path, raw) -> None:
+    import h5py
+
+    x = sparse.csr_matrix(raw.X)
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("matrix")
+        matrix["barcodes"] = np.array(list(raw.obs_names), "S")
+        matrix["data"], matrix["indices"], matrix["indptr"] = x.data.astype(np.int32), x.indices, x.indptr
+        matrix["shape"] = np.array(x.shape[::-1])
+        features = matrix.create_group("features")
+        names = np.array(list(raw.var_names), "S")
+        features["id"], features["name"] = np.char.add(b"ENS", names), names
+        features["feature_type"] = np.array(list(raw.var["feature_types"]), "S")
+        features["genome"] = np.array(["x"] * raw.n_vars, "S")
+
+
+def stored(kind: str, raw, folder):
+    raw = ad.AnnData(raw.X, obs=raw.obs[[]], var=raw.var.assign(feature_types="Gene Expression"))
+    match kind:
+        case "csc":
+            raw.X = sparse.csc_matrix(raw.X)
+        case "dense":
+            raw.X = np.asarray(raw.X.todense())
+        case "backed":
+            raw.write_h5ad(folder / "raw.h5ad")
+            return ad.read_h5ad(folder / "raw.h5ad", backed="r")
+        case "h5ad" | "zarr":
+            getattr(raw, f"write_{kind}")(folder / f"raw.{kind}")
+            return folder / f"raw.{kind}"
+        case "h5":
+            tenx_h5(folder / "raw_feature_bc_matrix.h5", raw)
+            return str(folder / "raw_feature_bc_matrix.h5")
+        case "mtx":
+            mmwrite(folder / "matrix.mtx", raw.X.T.astype(int))
+            pd.DataFrame({"i": raw.var_names, "n": raw.var_names}).to_csv(
+                folder / "genes.tsv", sep="\t", header=False, index=False
+            )
+            pd.Series(raw.obs_names).to_csv(folder / "barcodes.tsv", header=False, index=False)
+            return folder
+    return raw
+
+
+@pytest.mark.parametrize("kind", ["csc", "dense", "backed", "h5ad", "zarr", "h5", "mtx"])
+def test_every_source_gives_the_same_profile(data, kind, tmp_path):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw)
+    sb.pp.ambient_profile(cells, source := stored(kind, raw, tmp_path), key_added="other")
+    np.testing.assert_allclose(cells.varm["other"], cells.varm["sb_ambient"], rtol=1e-12)
+    np.testing.assert_allclose(cells.varm["other_sd"], cells.varm["sb_ambient_sd"], rtol=1e-12)
+    if kind == "backed":
+        assert source.isbacked
+        source.file.close()
+
+
+def test_antibodies_beside_genes_are_left_out(data, tmp_path):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw)
+    rng = np.random.default_rng(0)
+    tags = ad.AnnData(sparse.csr_matrix(rng.poisson(20, (raw.n_obs, 5)).astype(np.float32)), obs=raw.obs)
+    tags.var_names = [f"tag{i}" for i in range(5)]
+    both = ad.concat([raw, tags], axis=1)
+    both.var["feature_types"] = ["Gene Expression"] * N_GENES + ["Antibody Capture"] * 5
+    tenx_h5(tmp_path / "raw.h5", both)
+    sb.pp.ambient_profile(cells, tmp_path / "raw.h5", key_added="other")
+    np.testing.assert_allclose(cells.varm["other"], cells.varm["sb_ambient"], rtol=1e-12)
+
+
+def test_genes_are_aligned_by_name(data, caplog):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw)
+    expected = pd.Series(cells.varm["sb_ambient"][:, 0], cells.var_names)
+    order = np.random.default_rng(0).permutation(N_GENES)
+    some = cells[:, order[:70]].copy()
+    sb.pp.ambient_profile(some, raw)
+    np.testing.assert_allclose(
+        some.varm["sb_ambient"][:, 0], (expected / expected[some.var_names].sum())[some.var_names], rtol=0.03
+    )
+    share = sb.get.ambient_profile(some).attrs["share_of_genes"][0]
+    assert share == pytest.approx(expected[some.var_names].sum(), rel=1e-3)
+    renamed = raw.copy()
+    renamed.var["gene_ids"], renamed.var_names = raw.var_names, [f"x{i}" for i in range(N_GENES)]
+    sb.pp.ambient_profile(cells, renamed, key_added="by_id")
+    np.testing.assert_allclose(cells.varm["by_id"][:, 0], expected)
+    sb.pp.ambient_profile(cells, raw[:, 20:].copy(), key_added="fewer")
+    assert (cells.varm["fewer"][:20] == 0).all()
+    assert np.isnan(cells.varm["fewer_sd"][:20]).all()
+    assert cells.varm["fewer"].sum() == pytest.approx(1)
+    assert sb.get.ambient_profile(cells, "fewer").attrs["missing_genes"] == 20
+
+
+def test_without_droplets_the_cells_have_to_do(data):
+    cells, _ = data
+    sb.pp.ambient_profile(cells, batch_key="batch")
+    facts = sb.get.ambient_profile(cells).attrs
+    assert facts["source"] == "cells"
+    assert np.isnan(facts["concentration"]).all()
+    assert np.isnan(cells.varm["sb_ambient_sd"]).all()
+    own = np.asarray(cells.X[(cells.obs["batch"] == "b1").to_numpy()].sum(0)).ravel()
+    np.testing.assert_allclose(cells.varm["sb_ambient"][:, 1], own / own.sum(), rtol=0.05)
+    with pytest.raises(KeyError, match="no ranks"):
+        sb.get.barcode_rank(cells)
+
+
+def test_profiles_that_are_known(data):
+    cells, raw = data
+    counts = pd.Series(np.asarray(raw.X[N_CELLS:].sum(0)).ravel(), raw.var_names)
+    sb.pp.ambient_profile(cells, profile=counts[::-1], key_added="counts")
+    np.testing.assert_allclose(cells.varm["counts"][:, 0], counts / counts.sum(), rtol=0.1)
+    totals = pd.Series(np.asarray(raw.X.sum(1)).ravel(), raw.obs_names)
+    cells.var["soup"] = (counts / counts.sum()).to_numpy()
+    sb.pp.ambient_profile(cells, totals, profile="soup", key_added="totals")
+    np.testing.assert_allclose(cells.varm["totals_sd"], cells.varm["counts_sd"], rtol=0.1)
+    assert sb.get.ambient_profile(cells, "totals").attrs["source"] == "totals"
+    assert sb.get.barcode_rank(cells, "totals")["droplets"].sum() == (totals >= 2).sum()
+    sb.pp.ambient_profile(cells, profile=cells.var["soup"].to_numpy(), key_added="shares")
+    assert np.isnan(cells.varm["shares_sd"]).all()
+
+
+def test_iterative_is_the_method_of_scar(data):
+    cells, raw = data
+    x = np.asarray(raw.X.todense())
+    a = x.sum(0) / x.sum()
+    for _ in range(2):
+        level = np.array([stats.multinomial.logpmf(row, int(row.sum()), a) for row in x])
+        empty = level >= N_GENES * np.log(0.6)
+        a = x[empty].sum(0) / x[empty].sum()
+    assert 50 < empty.sum() < N_EMPTY
+    pooled, chosen = iterative_profile(sparse.csr_array(raw.X), 0.6, 2)
+    np.testing.assert_array_equal(chosen, empty)
+    np.testing.assert_allclose(pooled / pooled.sum(), a, rtol=1e-5)
+    sb.pp.ambient_profile(cells, raw, method="iterative", prob=0.6, iterations=2)
+    np.testing.assert_allclose(cells.varm["sb_ambient"][:, 0], a, rtol=1e-5)
+    sb.pp.ambient_profile(cells, raw, method="iterative", prob=0.6, iterations=2, sample=500, rng=1)
+    assert sb.get.ambient_profile(cells).attrs["n_empty"][0] < 500
+    with pytest.raises(ValueError, match="lower it"):
+        sb.pp.ambient_profile(cells, raw, method="iterative", prob=0.9999)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_results_survive_a_file(data, suffix, tmp_path):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw, batch_key="batch")
+    getattr(cells, f"write_{suffix}")(tmp_path / f"x.{suffix}")
+    again = (ad.read_zarr if suffix == "zarr" else ad.read_h5ad)(tmp_path / f"x.{suffix}")
+    for read in (sb.get.ambient_profile, sb.get.barcode_rank):
+        pd.testing.assert_frame_equal(read(again), read(cells))
+
+
+def test_order_of_droplets_does_not_matter_much(data):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw)
+    sb.pp.ambient_profile(cells, raw[np.random.default_rng(0).permutation(raw.n_obs)].copy(), key_added="other")
+    assert l1(cells.varm["sb_ambient"], cells.varm["other"]) < 0.005
+
+
+def test_picture(data):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw, batch_key="batch")
+    ax = sb.pl.barcode_rank(cells, show=False)
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    table = sb.get.barcode_rank(cells)
+    points = np.concatenate([np.asarray(part.get_offsets()) for part in ax.collections])
+    np.testing.assert_allclose(points, table[["rank", "total"]])
+    assert {"b0", "b1", "knee", "split"} <= {text.get_text() for text in ax.get_legend().get_texts()}
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"method": "mean"}, ValueError, "unknown method"),
+        ({"alpha": 0}, ValueError, "alpha"),
+        ({"prob": 1}, ValueError, "prob"),
+        ({"iterations": 0}, ValueError, "iterations"),
+        ({"min_raw_counts": 0}, ValueError, "min_raw_counts"),
+        ({"empty_range": (9, 3)}, ValueError, "empty_range"),
+        ({"empty_range": (1e6, 1e7)}, ValueError, "no droplets"),
+        ({"empty_range": (2, 50), "method": "iterative"}, ValueError, "belongs"),
+        ({"batch_key": "lane"}, KeyError, "no column 'lane'"),
+        ({"raw_layer": "umi"}, KeyError, "no layer 'umi'"),
+        ({"profile": np.ones(N_GENES)}, ValueError, "profile= goes with"),
+        ({"raw": "nowhere.h5"}, FileNotFoundError, "nowhere"),
+        ({"raw": 3}, TypeError, "raw is a int"),
+        ({"raw": np.ones(5)}, ValueError, "totals of droplets alone"),
+        ({"raw": {"b0": None}, "batch_key": "batch"}, ValueError, "has the batches"),
+        ({"raw": None, "profile": "soup"}, KeyError, "no column 'soup'"),
+        ({"raw": None, "profile": np.ones(3)}, ValueError, "shape"),
+        ({"raw": None, "profile": -np.ones(N_GENES)}, ValueError, "negative"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_written(data, settings, error, match):
+    cells, raw = data
+    with pytest.raises(error, match=match):
+        sb.pp.ambient_profile(cells, **({"raw": raw} | settings))
+    assert "sb_ambient" not in cells.varm
+    assert "sb_ambient" not in cells.uns
+
+
+def test_droplets_that_cannot_tell_are_refused(data):
+    cells, raw = data
+    with pytest.raises(ValueError, match="one hump"):
+        sb.pp.ambient_profile(cells, raw[N_CELLS:].copy())
+    sb.pp.ambient_profile(cells, raw[N_CELLS:].copy(), empty_range=(2, 1000))
+    assert sb.get.ambient_profile(cells).attrs["n_empty"] == [N_EMPTY]
+    with pytest.raises(ValueError, match="before cells were called"):
+        sb.pp.ambient_profile(cells, cells.copy())
+    raw.var_names = [f"other{i}" for i in range(N_GENES)]
+    with pytest.raises(ValueError, match="no gene of the cells"):
+        sb.pp.ambient_profile(cells, raw)
+    raw.X = raw.X * 0.5
+    raw.var_names = cells.var_names
+    with pytest.raises(ValueError, match="fractional"):
+        sb.pp.ambient_profile(cells, raw)
+    with pytest.raises(TypeError, match="AnnData"):
+        sb.pp.ambient_profile(raw.X)
+
+
+def test_pooling_the_true_empties_is_nearly_reached(real):
+    """On a real profile, 33,694 genes; the limit is the chance of sampling."""
+    raw = real("pbmc4k_semisynthetic_raw")
+    cells, truth = raw[raw.obs["is_cell"].to_numpy()].copy(), raw.var["soup_fraction"].to_numpy()
+    pooled = np.asarray(raw.X[~raw.obs["is_cell"].to_numpy()].sum(0)).ravel()
+    sb.pp.ambient_profile(cells, raw)
+    assert l1(cells.varm["sb_ambient"][:, 0], truth) < 1.2 * l1(pooled / pooled.sum(), truth)
