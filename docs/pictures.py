@@ -15,9 +15,13 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import scanpy as sc
 from matplotlib import pyplot as plt
 from PIL import Image, ImageDraw, ImageFont
+from scipy import sparse
 
 import scbayes as sb
 
@@ -46,6 +50,7 @@ PICTURES = [
     "sb.pl.composition(adata)",
     "sb.pl.composition(adata, 'mix', n_genes=12)",
     "sb.pl.composition(adata, 'typed', genes=['INS', 'GCG', 'SST', 'PPY', 'GHRL', 'TTR'])",
+    "sb.pl.barcode_rank(adata)",
     "sb.pl.ppc(adata)",
     "sb.pl.ppc(adata, 'mix')",
     "sb.pl.ppc(adata, kind=['mean', 'total', 'detected'])",
@@ -100,6 +105,7 @@ def prepared():
     sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, n_cells=700, **quiet)
     sb.tl.de(adata, "cell_type", ["beta", "alpha"], sample_key="donor")
     sb.tl.abundance(adata, "cell_type", "donor", sample_key="library")
+    sb.pp.ambient_profile(adata, with_empty_droplets(adata))
     for key in ("sb", "mix"):
         sb.tl.calibrate(adata, key, n_simulations=4, max_cells=500, max_genes=300, **quiet)
         sb.tl.predict(adata, key, n_samples=50, genes=GENES, **quiet)
@@ -111,6 +117,17 @@ def prepared():
     sb.tl.assign(adata, "typed", calibrate="cell_type", unknown=0.02, **quiet)
     sb.tl.entropy(adata, "typed", assigned="typed", **quiet)
     return adata
+
+
+def with_empty_droplets(adata):
+    """The cells, and droplets with a soup of them."""
+    rng = np.random.default_rng(0)
+    profile = np.asarray(adata.layers["counts"].sum(0), float).ravel() ** 0.9
+    totals = rng.lognormal(np.log(60), 0.6, 10_000).astype(int)
+    empty = sparse.vstack([sparse.csr_matrix(rng.multinomial(n, profile / profile.sum())) for n in totals])
+    cells = sparse.csr_matrix(adata.layers["counts"])
+    names = [*adata.obs_names, *(f"empty{i}" for i in range(len(totals)))]
+    return ad.AnnData(sparse.vstack([cells, empty], format="csr"), pd.DataFrame(index=names), adata.var[[]])
 
 
 def draw(code: str, adata) -> Image.Image:

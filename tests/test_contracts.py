@@ -48,6 +48,8 @@ def _with_results(_fitted) -> ad.AnnData:
     adata = _fitted.copy()
     adata.obs["type"], adata.obs["sample"] = np.arange(N_CELLS) % 3 % 2, np.arange(N_CELLS) % 7
     fit(adata, n_components=2, key_added="mix")
+    sb.pp.ambient_profile(adata)
+    sb.pp.call_cells(adata, empty_range=(1, 60))
     for name, settings in IN_PLACE.items():
         if name.startswith("tl.") and name not in ("tl.fit", "tl.remove"):
             public("tl")[name](adata, **settings)
@@ -96,8 +98,8 @@ def assert_same(found: dict, expected: dict) -> None:
 
 #: How to call each function that writes into AnnData.
 IN_PLACE = {
-    "pp.ambient_profile": {"key_added": "sb_ambient"},
-    "pp.call_cells": {"empty_range": (1, 60)},
+    "pp.ambient_profile": {"key_added": "new"},
+    "pp.call_cells": {"empty_range": (1, 60), "key_added": "new"},
     "pp.prepare_counts": {"n_top_genes": 10, "min_cells": 3},
     "pp.split_counts": {},
     "tl.fit": {"progress": False, "key_added": "new"},

@@ -22,7 +22,7 @@ def barcode_rank(adata: "AnnData", key: str | None = None) -> "pd.DataFrame":
     adata
         After :func:`scbayes.pp.ambient_profile` or :func:`scbayes.pp.call_cells`.
     key
-        Name of the entry in `uns`. Default: ``"sb_ambient"`` or ``"sb_call_cells"``, whichever there is.
+        Name of the entry in `uns`. Default: ``"sb_ambient"`` or ``"sb_call_cells"``, whichever has droplets.
 
     Returns
     -------
@@ -49,7 +49,8 @@ def barcode_rank(adata: "AnnData", key: str | None = None) -> "pd.DataFrame":
         If there is no such result, or it has no droplets.
     """
     if key is None:
-        key = next((name for name in RESULTS if name in getattr(adata, "uns", ())), "sb_ambient")
+        uns = getattr(adata, "uns", {})
+        key = next((name for name in RESULTS if "rank_total" in uns.get(name, ())), RESULTS[0])
     verb = "call_cells" if key.endswith("_call_cells") else "ambient_profile"
     values, facts = read_result(adata, verb, key, key)
     if "rank_total" not in values:

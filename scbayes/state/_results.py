@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+#: Functions of `pp` that write results; all others are in `tl`.
+OF_PP = {"ambient_profile", "call_cells", "split_counts"}
+
+
 class Result(NamedTuple):
     """Values by what they are (``"entropy"``), and facts: how they were computed."""
 
@@ -85,7 +89,7 @@ def read_result(adata: "AnnData", verb: str, key: str, entry: str | None = None)
     check_anndata(adata)
     entry = entry or slot_of(key, verb)
     if entry not in adata.uns or "result" not in adata.uns[entry]:
-        msg = f"no result {entry!r} in adata.uns: run sb.tl.{verb} first"
+        msg = f"no result {entry!r} in adata.uns: run sb.{_room(verb)}.{verb} first"
         raise KeyError(msg)
     record = json.loads(str(adata.uns[entry]["result"]))
     if record["verb"] != verb:
@@ -99,12 +103,12 @@ def read_result(adata: "AnnData", verb: str, key: str, entry: str | None = None)
     for what, slot in record["slots"].items():
         field, name = split_slot(slot)
         if name not in getattr(adata, field):
-            msg = f"adata.{slot} is missing: run sb.tl.{verb} again"
+            msg = f"adata.{slot} is missing: run sb.{_room(verb)}.{verb} again"
             raise KeyError(msg)
         values[what] = getattr(adata, field)[name]
     for what in record["uns"]:
         if what not in adata.uns[entry]:
-            msg = f"adata.uns[{entry!r}][{what!r}] is missing: run sb.tl.{verb} again"
+            msg = f"adata.uns[{entry!r}][{what!r}] is missing: run sb.{_room(verb)}.{verb} again"
             raise KeyError(msg)
         values[what] = adata.uns[entry][what]
     return Result(values, record["facts"])
@@ -138,6 +142,11 @@ def remove_results(adata: "AnnData", key: str) -> list[str]:
         if record["key"] == key:
             removed += _remove(adata, entry)
     return removed
+
+
+def _room(verb: str) -> str:
+    """Where the function is."""
+    return "pp" if verb in OF_PP else "tl"
 
 
 def _records(adata: "AnnData") -> dict[str, dict]:
