@@ -342,7 +342,10 @@ def test_picture(data):
     table = sb.get.barcode_rank(cells)
     points = np.concatenate([np.asarray(part.get_offsets()) for part in ax.collections])
     np.testing.assert_allclose(points, table[["rank", "total"]])
-    assert {"b0", "b1", "knee", "split"} <= {text.get_text() for text in ax.get_legend().get_texts()}
+    marks = ["knee", "surely empty below", "split"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["b0", "b1", *marks]
+    sb.pp.ambient_profile(cells, raw)
+    assert [text.get_text() for text in sb.pl.barcode_rank(cells, show=False).get_legend().get_texts()] == marks
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
