@@ -158,6 +158,8 @@ def test_cells_among_small_droplets_are_refused(droplets):
     sb.pp.ambient_profile(cells := raw[:N_CELLS].copy(), raw)
     facts = sb.get.ambient_profile(cells).attrs
     assert facts["n_refused"][0] > 40
+    sb.pp.ambient_profile(cells, raw, alpha=0.001, key_added="strict")
+    assert 20 < sb.get.ambient_profile(cells, "strict").attrs["n_refused"][0] < facts["n_refused"][0]
     named = raw[[*range(N_CELLS), *range(len(raw) - N_CELLS, len(raw))]].copy()
     sb.pp.ambient_profile(named, raw)
     assert sb.get.ambient_profile(named).attrs["n_refused"][0] < 20

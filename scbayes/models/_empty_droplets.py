@@ -20,8 +20,8 @@ from scbayes.stats._urn import beside_draws
 #: Concentrations that are tried, and droplets on which.
 CONCENTRATIONS = np.geomspace(10, 1e6, 12)
 N_SAMPLE = 1000
-#: Draws behind each p-value.
-N_URNS = 200
+#: Draws behind each p-value, over alpha: the smallest p-value is about half of it.
+URNS = 4
 
 
 class Empty(NamedTuple):
@@ -96,7 +96,7 @@ def empty_droplets(counts: Counts, total: np.ndarray, known: np.ndarray, rule: R
         sample[rng.permutation(own)[:N_SAMPLE]] = True
     some, rest = counts.pick(sample), counts.pick(tested) if tested.any() else None
     rest_total, refused = total[tested], np.zeros(tested.sum(), bool)
-    found = []
+    found, n_urns = [], int(np.ceil(URNS / rule.alpha))
     for b in range(counts.n_batches):
         profile = smoothed(pooled[b])
         own = counts.batch[tested] == b
@@ -104,7 +104,7 @@ def empty_droplets(counts: Counts, total: np.ndarray, known: np.ndarray, rule: R
         if own.any():
             part = rest.pick(own)
             score = gene_scores(part, profile[None] * concentration)[:, 0]
-            refused[own] = beside_draws(score, rest_total[own], profile, concentration, N_URNS, rng).p < rule.alpha
+            refused[own] = beside_draws(score, rest_total[own], profile, concentration, n_urns, rng).p < rule.alpha
             pooled[b] += part.gather((~refused[own])[:, None].astype(float), detected=False)[0][b, :, 0]
         n = np.concatenate([total[sure & (counts.batch == b)], rest_total[own & ~refused]]).astype(float)
         inflation = float((n * (n + concentration)).sum() / (n.sum() * (1 + concentration)))
