@@ -64,7 +64,7 @@ def start_components(adata, counts: Counts, n_components: int | None, how: Compo
     if how.labels_key is not None:
         return _from_labels(adata, counts, n_components, how, seed)
     if how.init in ("kmeans", "leiden"):
-        pcs, variable = _principal_components(counts, seed)
+        pcs, variable = principal_components(counts, seed)
         if how.init == "leiden":
             code = _leiden(pcs, n_components, seed)
             return Components(_one_hot(code, code.max() + 1), [], None)
@@ -88,7 +88,7 @@ def _from_labels(adata, counts: Counts, n_components: int | None, how: Component
         raise ValueError(msg)
     start, unknown = code.copy(), code < 0
     if unknown.any():  # to the nearest label; clusters of their own where there are more components than labels
-        pcs, _ = _principal_components(counts, seed)
+        pcs, _ = principal_components(counts, seed)
         if n > len(names):
             start[unknown] = len(names) + _kmeans(pcs[unknown], n - len(names), 1, seed)[0]
         else:
@@ -122,7 +122,7 @@ def _one_hot(code: np.ndarray, n: int) -> np.ndarray:
     return (code[:, None] == np.arange(n)).astype(float)
 
 
-def _principal_components(counts: Counts, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def principal_components(counts: Counts, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Principal components ``(n_cells, n)`` of log-normalised counts, and the variable genes they were made of."""
     import anndata as ad
     import scanpy as sc
