@@ -1,7 +1,7 @@
 r"""Ambient counts that are expected in units of cells.
 
-Of the :math:`N_c` counts of cell c a share :math:`\rho_c` is ambient, of the profile :math:`a_k` of its stratum k (cells
-of one sample and batch). So, with :math:`\lambda_c = N_c \rho_c`, unit u expects
+Of the :math:`N_c` counts of cell c a share :math:`\rho_c` is ambient, of the profile :math:`a_k` of its stratum k
+(cells of one sample and batch). So, with :math:`\lambda_c = N_c \rho_c`, unit u expects
 
 .. math:: B_{ug} = \sum_k a_{gk} \sum_{c \in u, k} \lambda_c
 
@@ -56,8 +56,16 @@ class AmbientCells(NamedTuple):
 
 
 class AmbientCounts(NamedTuple):
-    """Sums over the cells of units, ``(n_units, n_strata)``: of expected ambient counts, of their squares, of their
-    products with size factors, and of the variances that are each cell's own.
+    """Sums over the cells of units, ``(n_units, n_strata)`` each.
+
+    Attributes
+    ----------
+    expected, squares, mixed
+        Of expected ambient counts, of their squares, and of their products with size factors.
+    own
+        Of the variances of their errors, as far as these are each cell's own.
+    strata
+        What the columns are.
     """
 
     expected: np.ndarray

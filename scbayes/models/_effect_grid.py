@@ -197,16 +197,21 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
         _prior_sd(contrast.design),
         np.pad(contrast.people, ((0, units), (0, people))),
         PERSON,
-        None if part.ambient is None else _background(part.ambient, units),
+        None if part.ambient is None else _background(part.ambient, contrast.design[:, -1] > 0, units),
     )
 
 
-def _background(ambient: AmbientCounts, more: int) -> Background:
-    """Ambient counts of units, and of so many ``more`` that have none."""
+def _background(ambient: AmbientCounts, arm: np.ndarray, more: int) -> Background:
+    """Ambient counts of units, and of so many ``more`` that have none.
+
+    Errors that both arms have in common would cancel in the effect if it were linear in them, which it is not where
+    most counts are ambient: those of the arms are taken as independent.
+    """
     load, profile, factor = ambient.causes()
+    load = np.concatenate([load * arm[:, None], load * ~arm[:, None]], 1)
     parts = ambient.mean(), *ambient.variance(), load
     *of_units, load = (np.pad(part, ((0, more), (0, 0))) for part in parts)
-    return Background(*[part.T for part in of_units], load, profile, factor)
+    return Background(*[part.T for part in of_units], load, np.tile(profile, 2), np.kron(np.eye(2), factor))
 
 
 def _array(value: np.ndarray) -> jnp.ndarray:

@@ -97,7 +97,7 @@ def _moments(problem: "Problem", eta: Array) -> tuple[Array, Array]:
 
 
 def _artanh_ratio(w: Array, rest: Array) -> Array:
-    """artanh(x) / x for x squared ``w``, which may be negative (then it is arctan); ``rest``: 1 - w, without rounding."""
+    """artanh(x) / x for x squared ``w``, arctan where that is negative; ``rest`` is 1 - w, without rounding."""
     root = jnp.sqrt(jnp.maximum(jnp.abs(w), NEAR_ZERO))
     real = (jnp.log1p(root) - 0.5 * jnp.log(rest)) / root
     near = 1 + w / 3 + w**2 / 5

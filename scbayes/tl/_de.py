@@ -113,7 +113,7 @@ def de(  # noqa: PLR0913
         Batches that cells of the group, and of the reference, are taken from. Default: all. Batches are a covariate as
         long as the two share any.
     ambient
-        Prefix of a result of :func:`scbayes.tl.denoise`, ``"sb"`` for example: ambient counts are then part of the mean,
+        Prefix of a result of :func:`scbayes.tl.denoise`, such as ``"sb"``: ambient counts are then part of the mean,
 
         .. math::
             E[y_{gd}] = E_d\, e^{\eta_{gd}} + \sum_{c \in d} N_c\, \rho_c\, a_{g b(c)},

@@ -87,8 +87,8 @@ def _profile(adata: "AnnData", facts: dict, key: str) -> tuple[np.ndarray, np.nd
     sd = np.nan_to_num(np.asarray(adata.varm.get(f"{name}_sd", np.zeros_like(profile)), float))
     if not np.allclose(profile.sum(0), 1, atol=CLOSE):
         msg = (
-            f"varm[{name!r}] sums to {profile.sum(0)[0]:.3g} over the genes of adata, not to 1: genes were left out after "
-            "sb.tl.denoise; compare before that, or run sb.pp.ambient_profile and sb.tl.denoise on these genes"
+            f"varm[{name!r}] sums to {profile.sum(0)[0]:.3g} over the genes of adata, not to 1: genes were left out "
+            "after sb.tl.denoise; run sb.pp.ambient_profile and sb.tl.denoise again, on these genes"
         )
         raise ValueError(msg)
     column = facts["batch_key"]
