@@ -82,38 +82,6 @@ def cells_with(
     return ad.AnnData(sparse.vstack(blocks, format="csr"), obs=frame, var=var)
 
 
-def with_soup(adata: ad.AnnData, levels: tuple[float, float], *, silent: float = 0.15, seed: int = 0) -> ad.AnnData:
-    """The cells with ambient RNA of their own sample (a donor in a condition), on average ``levels`` of their counts.
-
-    Cells hardly express a share ``silent`` of the genes (2% of what they were), which the soup has in full: other types
-    of cells made it. `layers["native"]`, `obs["sample"]`, `obs["rho"]` and `varm["soup"]` (by sample, in the order of
-    their names) are the truth; effects of genes remain as they were.
-    """
-    rng = np.random.default_rng(seed)
-    whole = np.asarray(adata.X.mean(0)).ravel() + 1e-4
-    quiet = rng.random(adata.n_vars) < silent
-    native = adata.X.copy()
-    thin = quiet[native.indices]
-    native.data[thin] = rng.binomial(native.data[thin].astype(int), 0.02)
-    native.eliminate_zeros()
-    adata.obs["sample"] = pd.Categorical(adata.obs["condition"].astype(str) + " " + adata.obs["donor"].astype(str))
-    lysis, soups, rho = np.exp(rng.normal(0, 0.4, adata.n_vars)), [], np.zeros(adata.n_obs)
-    rows = np.zeros(adata.shape, np.float32)
-    for name in adata.obs["sample"].cat.categories:
-        cells = np.flatnonzero(adata.obs["sample"] == name)
-        soup = whole * lysis * np.exp(rng.normal(0, 0.25, adata.n_vars))
-        soups.append(soup / soup.sum())
-        level = levels[int(adata.obs["condition"].iloc[cells[0]] == "c1")] * np.exp(rng.normal(0, 0.3))
-        share = rng.beta(20 * level, 20 * (1 - level), len(cells))
-        own = native[cells].sum(1).A1
-        n = rng.poisson(own * share / (1 - share))
-        rho[cells] = n / np.maximum(n + own, 1)
-        rows[cells] = [rng.multinomial(k, soups[-1]) for k in n]
-    adata.layers["native"], adata.X = native, (native + sparse.csr_matrix(rows)).tocsr()
-    adata.obs["rho"], adata.varm["soup"], adata.var["silent"] = rho, np.stack(soups, 1), quiet
-    return adata
-
-
 def sets_of(adata: ad.AnnData, set_size: int) -> dict[str, list[str]]:
     """Names of the genes of each set."""
     return {
