@@ -22,7 +22,7 @@ from scbayes.models._effect_grid import Contrast, on_grid
 from scbayes.models._effects import effects
 from scbayes.models._units import Units, inverse_sizes
 from scbayes.state import write_result
-from scbayes.stats._additive_background import Background, log_likelihood, slopes
+from scbayes.stats._additive_background import LINEAR, Background, log_likelihood, slopes
 from scbayes.stats._mixed_model import Problem, solve, start
 from scbayes.stats._precision import double
 
@@ -44,7 +44,7 @@ donors, sets_of, with_soup, denoised = _donors.donors, _donors.sets_of, _soups.w
 def one(y, noise, mean, variance=0.0) -> Problem:
     """A row of one unit of exposure 1."""
     zero = np.zeros((1, 1))
-    background = Background(np.full((1, 1), mean), np.full((1, 1), variance), zero, zero, zero, zero)
+    background = Background(np.full((1, 1), mean), np.full((1, 1), variance), zero, zero, zero, zero, np.zeros((2, 1)))
     parts = [
         np.full((1, 1), y),
         np.ones(1),
@@ -179,9 +179,8 @@ def test_errors_that_units_share_do_not_average_out():
         given = one_stratum(y, np.full((1, 8), 1e-9), arm, [1e6], np.ones(8), level_sd=sd, sample=sample)
         with double():
             load, profile, factor = given.ambient.causes()
-            load = np.concatenate([load * arm[:, None], load * (1 - arm[:, None])], 1)
             parts = [part.T for part in (given.ambient.mean(), *given.ambient.variance())]
-            background = Background(*parts, load, np.tile(profile, 2), np.kron(np.eye(2), factor))
+            background = Background(*parts, load, profile, factor, np.array([arm, 1 - arm]))
             prior = np.array([[np.log(1e6), 0]]), np.array([4.0, 2.0])
             problem = Problem(y, given.exposure, given.noise, given.design, *prior, given.people, 1.5, background)
             problem = jax.tree.map(lambda part: jnp.asarray(part, float), problem)
@@ -192,8 +191,9 @@ def test_errors_that_units_share_do_not_average_out():
     alone = 2 * (tau**2 + sd**2) / 4
     assert variance[8] == pytest.approx(alone, rel=0.02)
     assert variance[2] == pytest.approx(2 * (tau**2 / 4 + sd**2), rel=0.02)
-    assert variance[1] == variance[2]  # what both arms share is not taken to cancel
-    assert on_grid(given).variance[0, 0] > 2 * sd**2 / 4 * 0.9  # as cells: no spread
+    # what both arms share cancels as far as it is small
+    cancels = 1 / (1 + 2 * sd**2 / LINEAR**2)
+    assert variance[1] == pytest.approx(2 * (tau**2 / 4 + (1 - cancels) * sd**2), rel=0.02)
 
 
 def test_no_counts_beyond_the_background_is_no_information():

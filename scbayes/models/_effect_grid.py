@@ -202,16 +202,11 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
 
 
 def _background(ambient: AmbientCounts, arm: np.ndarray, more: int) -> Background:
-    """Ambient counts of units, and of so many ``more`` that have none.
-
-    Errors that both arms have in common would cancel in the effect if it were linear in them, which it is not where
-    most counts are ambient: those of the arms are taken as independent.
-    """
+    """Ambient counts of units, and of so many ``more`` that have none."""
     load, profile, factor = ambient.causes()
-    load = np.concatenate([load * arm[:, None], load * ~arm[:, None]], 1)
     parts = ambient.mean(), *ambient.variance(), load
     *of_units, load = (np.pad(part, ((0, more), (0, 0))) for part in parts)
-    return Background(*[part.T for part in of_units], load, np.tile(profile, 2), np.kron(np.eye(2), factor))
+    return Background(*[part.T for part in of_units], load, profile, factor, np.pad([arm, ~arm], ((0, 0), (0, more))))
 
 
 def _array(value: np.ndarray) -> jnp.ndarray:

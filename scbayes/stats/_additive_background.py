@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Where the series of artanh(x) / x in x squared is used.
 NEAR_ZERO = 1e-4
+#: Errors of a log fold change up to this are in proportion to those of the background.
+LINEAR = 0.25
 
 
 class Background(NamedTuple):
@@ -37,6 +39,8 @@ class Background(NamedTuple):
     load, profile, factor
         These errors: :math:`\sum_k` ``load[u, k] profile[g, k] factor[k, j]`` is the error of row g and unit u for one
         standard deviation of cause j.
+    arm
+        Which units are in each of two arms, ``(2, n_units)``.
     """
 
     mean: Array
@@ -45,6 +49,7 @@ class Background(NamedTuple):
     load: Array
     profile: Array
     factor: Array
+    arm: Array
 
 
 def slopes(problem: "Problem", eta: Array) -> tuple[Array, Array]:
@@ -75,19 +80,30 @@ def log_likelihood(problem: "Problem", eta: Array) -> Array:
     return (problem.y - background.mean) * integral + (integral - jnp.log(variance)) / (2 * noise)
 
 
-def common_error(problem: "Problem", eta: Array, curvature: Array, first: Array, second: Array) -> Array:
-    """What covariances of errors of units add to the covariance of two sums over units, ``(n_rows,)``.
+def common_errors(problem: "Problem", eta: Array, curvature: Array, of_effect: Array, of_level: Array):
+    """What errors that units have in common add to the variances of the effect and of the level, and to their covariance.
 
-    ``first``, ``second``: what the sums change by with the working response of each unit, ``(n_rows, n_units)``.
+    ``of_effect``, ``of_level``: what these change by with the working response of each unit, ``(n_rows, n_units)``.
+    Errors of both arms cancel as far as they are small: large ones do not change logs in proportion.
     """
     _, variance = _moments(problem, eta)
     background, scale = problem.background, 1 / jnp.sqrt(variance * curvature)
 
     def by_cause(weight: Array) -> Array:
-        return ((weight * scale) @ background.load * background.profile) @ background.factor
+        moved = ((weight * scale)[:, None] * background.arm) @ background.load
+        return (moved * background.profile[:, None]) @ background.factor
 
-    alone = jnp.sum(first * second * scale**2 * background.common, 1)
-    return jnp.sum(by_cause(first) * by_cause(second), 1) - alone
+    effect, level = by_cause(of_effect), by_cause(of_level)
+    cancels = 1 / (1 + jnp.sum(effect**2, 1) / LINEAR**2)
+
+    def added(one: tuple[Array, Array], two: tuple[Array, Array]) -> Array:
+        (weight, a), (other, b) = one, two
+        across = cancels * (a[:, 0] * b[:, 1] + a[:, 1] * b[:, 0])
+        alone = jnp.sum(weight * other * scale**2 * background.common, 1)
+        return jnp.sum(a * b, (1, 2)) + jnp.sum(across, 1) - alone
+
+    effect, level = (of_effect, effect), (of_level, level)
+    return added(effect, effect), added(level, level), added(level, effect)
 
 
 def _moments(problem: "Problem", eta: Array) -> tuple[Array, Array]:

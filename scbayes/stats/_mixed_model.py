@@ -24,7 +24,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from scbayes.stats import _additive_background
-from scbayes.stats._additive_background import Background, common_error
+from scbayes.stats._additive_background import Background, common_errors
 from scbayes.stats._small_blocks import cholesky, inverse, solve_lower, solve_upper
 
 #: Longest step of a log mean.
@@ -147,8 +147,8 @@ def solve(problem: Problem, tau: Array, nu: Array, eta: Array, n_steps: int, kin
         moved = problem.design - jnp.einsum("dp,gpi->gdi", problem.people, cross / own[..., None])
         of_effect = weight * jnp.einsum("gdi,gi->gd", moved, covariance[:, -1])
         of_level = weight * (jnp.einsum("gdi,gi->gd", moved, with_all) + (share / own) @ problem.people.T)
-        pairs = (of_effect, of_effect), (of_level, of_level), (of_level, of_effect)
-        variances = [v + common_error(problem, eta, curvature, *pair) for v, pair in zip(variances, pairs, strict=True)]
+        added = common_errors(problem, eta, curvature, of_effect, of_level)
+        variances = [v + more for v, more in zip(variances, added, strict=True)]
     variance, level_variance, both = variances
     return Solution(loc[:, -1], variance, level, level_variance, both, evidence, eta)
 
