@@ -81,7 +81,7 @@ def log_likelihood(problem: "Problem", eta: Array) -> Array:
 
 
 def common_errors(problem: "Problem", eta: Array, curvature: Array, of_effect: Array, of_level: Array):
-    """What errors that units have in common add to the variances of the effect and of the level, and to their covariance.
+    """What errors that units have in common add to the variances of effect and level, and to their covariance.
 
     ``of_effect``, ``of_level``: what these change by with the working response of each unit, ``(n_rows, n_units)``.
     Errors of both arms cancel as far as they are small: large ones do not change logs in proportion.
