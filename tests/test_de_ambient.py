@@ -410,6 +410,13 @@ def test_sets_of_genes(soup):
 def test_profiles_are_those_of_the_batch_of_each_cell(soup):
     """Batches in another order than that of cells, and columns by name."""
     expected = compared(soup, ambient="sb")
+    own = (soup.obs["condition"] == "c1").to_numpy()
+    of_cells = (
+        soup.varm["soup"].T[soup.obs["sample"].cat.codes] * (soup.X.sum(1).A1 * soup.obs["rho"].to_numpy())[:, None]
+    )
+    share = of_cells[own].sum(0) / np.maximum(soup.X[own].sum(0).A1, 1e-9)
+    seen = soup.X[own].sum(0).A1 > 0
+    np.testing.assert_allclose(expected["ambient_1"][seen], np.minimum(share, 1)[seen], rtol=1e-6)
     order = np.random.default_rng(0).permutation(soup.n_obs)
     mixed = soup[order].copy()
     mixed.obs["sample"] = mixed.obs["sample"].astype(str)
@@ -436,6 +443,13 @@ def test_what_does_not_fit_is_refused(soup):
     renamed.varm["soup"] = renamed.varm["soup"][:, :-1]
     with pytest.raises(ValueError, match="7 columns"):
         sb.tl.de(renamed, **how)
+    given = json.loads(renamed.uns["sb_denoise"]["result"])
+    given["facts"]["ambient"] = None
+    renamed.uns["sb_denoise"]["result"] = json.dumps(given)
+    with pytest.raises(KeyError, match=r"profile=\.\.\."):
+        sb.tl.de(renamed, **how)
+    given["facts"]["ambient"] = "soup"
+    renamed.uns["sb_denoise"]["result"] = json.dumps(given)
     del renamed.varm["soup"]
     with pytest.raises(KeyError, match="is missing"):
         sb.tl.de(renamed, **how)

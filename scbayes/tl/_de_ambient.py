@@ -80,6 +80,12 @@ def _samples(adata: "AnnData", facts: dict, key: str) -> tuple[np.ndarray, np.nd
 def _profile(adata: "AnnData", facts: dict, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batch of each cell, and profile of ambient RNA of each batch with its error (zero where it is unknown)."""
     name = facts["ambient"]
+    if not isinstance(name, str):
+        msg = (
+            f"the profile of {key!r} was given to sb.tl.denoise as values: keep it by sb.pp.ambient_profile(adata, "
+            "profile=...), and run sb.tl.denoise again"
+        )
+        raise KeyError(msg)
     if name not in adata.varm:
         msg = f"adata.varm[{name!r}], the profile of ambient RNA of {key!r}, is missing: run sb.tl.denoise again"
         raise KeyError(msg)
