@@ -40,7 +40,7 @@ def compared(adata: ad.AnnData, sets, **settings) -> pd.DataFrame:
 def test_responses_of_high_counts_are_their_logs_and_of_low_counts_linear():
     rng = np.random.default_rng(0)
     y = rng.poisson([[20000.0], [3.0]], (2, 8)).astype(float)
-    value, variance = responses(contrast(y, noise=1e-4), np.array([0.5, 0.02]))
+    value, variance, _ = responses(contrast(y, noise=1e-4), np.array([0.5, 0.02]))
     np.testing.assert_allclose(value[0], np.log(y[0] / 100), atol=2e-4)
     np.testing.assert_allclose(variance[0], 1 / y[0] + 1e-4, rtol=0.01)
     for arm in np.split(np.arange(8), 2):  # units of an arm have nearly the same mean
@@ -58,7 +58,7 @@ def test_responses_are_unbiased_where_one_arm_has_fewer_counts(low, paired):
     y = rng.poisson(exposure * np.exp(log_mean))
     y = y[y.sum(1) > 0]
     given = contrast(y, exposure, 1e-3)._replace(people=np.tile(np.eye(4), (2, 1)) if paired else np.zeros((8, 0)))
-    value, variance = responses(given, np.full(len(y), 0.3))
+    value, variance, _ = responses(given, np.full(len(y), 0.3))
     found = value @ np.where(X > 0, 0.25, -0.25)
     assert abs(found.mean()) < 3 * found.std() / np.sqrt(len(y)) + 0.02
     assert 0.5 < found.var() / ((variance + 0.3**2) / 16).sum(1).mean() < 1.1  # less where the prior tells, too

@@ -46,7 +46,11 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
     is_de : bool
         Whether `fsr` is at most the `fdr` that was asked for.
     mean_1, mean_2, pct_1, pct_2 : float
-        Counts per 10,000 of all counts, and share of cells that express, in the group and in the reference.
+        Counts per 10,000 of all counts, and share of cells that express, in the group and in the reference. With
+        `ambient`, `mean` is that of native counts, the observed less the ambient ones that are expected; `pct` remains
+        that of observed counts.
+    ambient_1, ambient_2 : float
+        With `ambient`: share of the gene's counts that is expected to be ambient, in the group and in the reference.
     donor_sd : float
         Posterior mean of the spread of donors, log2; without donors next to zero.
     p_sign_new_donor : float

@@ -113,10 +113,7 @@ def compare_arms(arms: Arms, question: Question) -> Table:
     columns["data_poor"] = ~seen | (columns["lfc_sd"] > WIDE / LOG2 / np.sqrt(2))
     columns["fsr"] = expected_share(columns["lfsr"])
     columns["is_de"] = ~columns["data_poor"] & (columns["fsr"] <= question.fdr)
-    for which, name in ((1, "1"), (0, "2")):
-        own = arms.units._replace(overdispersion=None).take(arms.arm == which)
-        columns[f"mean_{name}"] = own.total.sum(0) / max(own.total.sum(), TINY) * PER_CELL
-        columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
+    columns |= _counted(arms)
     sets = None if question.sets is None else _set_columns(question, columns, asked, found, delta)
     return Table(columns, learned | {"paired": arms.people.shape[1] > 0, "n_units": len(arms.arm)}, sets)
 
@@ -144,7 +141,7 @@ def _prior(question: Question) -> dict[str, float]:
 
 
 def _per_cell(units: Units) -> float:
-    return PER_CELL / max(units.total.sum() / max(units.exposure.sum(), TINY), TINY)
+    return PER_CELL / max(units.native.sum() / max(units.exposure.sum(), TINY), TINY)
 
 
 def _of_means(arms: Arms, units: Units) -> Asked:
@@ -155,7 +152,10 @@ def _of_means(arms: Arms, units: Units) -> Asked:
         return Asked(None, seen, scale)
     inverse_size = inverse_sizes(units, arms.arm)[arms.arm].T * (units.exposure2 / units.exposure**2)
     parts = units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people, arms.replicated
-    return Asked(Contrast(*parts), seen, scale)
+    contrast = Contrast(*parts)
+    if units.ambient is not None:
+        contrast = contrast._replace(kind="contaminated", ambient=units.ambient.of_genes(seen))
+    return Asked(contrast, seen, scale)
 
 
 def _of_dispersions(arms: Arms, units: Units) -> Asked:
@@ -172,6 +172,21 @@ def _of_dispersions(arms: Arms, units: Units) -> Asked:
         parts = value, units.exposure, variance, arms.design, arms.people, arms.replicated
         contrast = Contrast(*parts, "values")
     return Asked(contrast, seen, np.stack(scale), ("dispersion_1", "dispersion_2"))
+
+
+def _counted(arms: Arms) -> dict[str, np.ndarray]:
+    """What was counted in each arm; where ambient counts are known, means are native, and their share is told."""
+    columns = {}
+    for which, name in ((1, "1"), (0, "2")):
+        own = arms.units._replace(overdispersion=None).take(arms.arm == which)
+        total = own.total.sum(0)
+        if own.ambient is not None:
+            ambient = own.ambient.mean().sum(0)
+            columns[f"ambient_{name}"] = np.minimum(ambient / np.maximum(total, TINY), 1.0) * (total > 0)
+            total = np.maximum(total - ambient, 0)
+        columns[f"mean_{name}"] = total / max(total.sum(), TINY) * PER_CELL
+        columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
+    return columns
 
 
 def _quantities(found: Effects, asked: Asked) -> dict[str, np.ndarray]:

@@ -7,10 +7,13 @@ with effect :math:`\beta`. The spread :math:`\tau` of replicates, and how heavy 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scbayes.counts._threads import N_THREADS
+from scbayes.models._ambient_counts import AmbientCounts
+from scbayes.stats._additive_background import Background
 from scbayes.stats._mixed_model import Problem, solve, start
 from scbayes.stats._precision import double
 
@@ -48,7 +51,9 @@ class Contrast(NamedTuple):
     replicated
         Whether units are replicates; else their spread is zero.
     kind
-        ``"counts"`` or ``"values"``.
+        ``"counts"``, ``"contaminated"`` or ``"values"``.
+    ambient
+        Of contaminated counts.
     """
 
     y: np.ndarray
@@ -58,6 +63,12 @@ class Contrast(NamedTuple):
     people: np.ndarray
     replicated: bool
     kind: str = "counts"
+    ambient: AmbientCounts | None = None
+
+    def take(self, genes: np.ndarray) -> "Contrast":
+        """Some of the genes."""
+        ambient = None if self.ambient is None else self.ambient.of_genes(genes)
+        return self._replace(y=self.y[genes], noise=self.noise[genes], ambient=ambient)
 
     @property
     def told(self) -> bool:
@@ -69,7 +80,8 @@ class Contrast(NamedTuple):
         """Level of each gene, roughly."""
         if self.kind == "values":
             return np.average(self.y, 1, 1 / self.noise)
-        return np.log((self.y.sum(1) + 0.5) / self.exposure.sum())
+        foreign = 0 if self.ambient is None else self.ambient.mean().sum(0)
+        return np.log((np.maximum(self.y.sum(1) - foreign, 0) + 0.5) / self.exposure.sum())
 
 
 class OnGrid(NamedTuple):
@@ -106,8 +118,8 @@ def on_grid(contrast: Contrast) -> OnGrid:
     return OnGrid(*whole, tau, len(NU) if contrast.replicated else 1)
 
 
-def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""What each unit says of its own log mean, and the variance of its error: ``(n_genes, n_units)`` each.
+def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""What each unit says of its own log mean, the variance of its error, and m: ``(n_genes, n_units)`` each.
 
     For counts, at the joint mode :math:`\tilde\eta` with a spread ``tau`` ``(n_genes,)`` of replicates,
 
@@ -115,12 +127,15 @@ def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarr
         z = \tilde\eta + \frac{y - \tilde m}{\tilde m} + \frac{1}{2} \operatorname{Var}(\tilde\eta), \qquad
         v = \frac{1}{\tilde m} + \frac{1}{k}, \qquad \tilde m = E\, e^{\tilde\eta}
 
+    With a background of mean B and variance of error s^2, y - B takes the place of y, and v is larger by
+    :math:`(B + s^2) / \tilde m^2`.
+
     The first two terms are the working response that the posterior of each gene rests on: near log(y / E) where the
     count outweighs the spread, and linear in y around what the gene's other units say where it does not. The third is
     what logs of counts fall short on average, more where these are lower (the correction of Firth 1993).
     """
     if contrast.kind == "values":
-        return contrast.y, contrast.noise
+        return contrast.y, contrast.noise, np.ones_like(contrast.y)
     n, n_units = contrast.y.shape
     size = _block_size(n)
     eta = np.empty((n, n_units))
@@ -128,12 +143,15 @@ def responses(contrast: Contrast, tau: np.ndarray) -> tuple[np.ndarray, np.ndarr
         rows = slice(first, min(first + size, n))
         block, at = _block(contrast, rows, size), tau[_filled(rows, size), None]
         with double():
-            problem = Problem(*[jnp.asarray(part, float) for part in block])
-            found = solve(problem, jnp.asarray(at), jnp.asarray(np.inf), start(problem), FIRST)
+            problem = jax.tree.map(_array, block)
+            kind = contrast.kind
+            found = solve(problem, jnp.asarray(at), jnp.asarray(np.inf), start(problem, kind), FIRST, kind)
         eta[rows] = np.asarray(found.eta)[: rows.stop - rows.start, :n_units]
     mean = contrast.exposure * np.exp(eta)
-    variance = 1 / mean + contrast.noise
-    return eta + contrast.y / mean - 1 + _variance_at_mode(contrast, variance, tau[:, None] ** 2) / 2, variance
+    foreign, error = (0.0, 0.0) if (known := contrast.ambient) is None else (known.mean().T, known.variance()[0].T)
+    variance = 1 / mean + contrast.noise + (foreign + error) / mean**2
+    short = _variance_at_mode(contrast, variance, tau[:, None] ** 2) / 2
+    return eta + (contrast.y - foreign) / mean - 1 + short, variance, mean
 
 
 def _variance_at_mode(contrast: Contrast, variance: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -154,7 +172,7 @@ def _prior_sd(design: np.ndarray) -> np.ndarray:
 
 def _solved(problem: Problem, kind: str, tau: np.ndarray, nu: np.ndarray):
     with double():
-        problem = Problem(*[jnp.asarray(part, float) for part in problem])
+        problem = jax.tree.map(_array, problem)
         eta, steps = start(problem, kind), FIRST
         for t, n in zip(tau, nu, strict=True):
             *found, eta = solve(problem, jnp.asarray(t), jnp.asarray(n), eta, steps, kind)
@@ -166,9 +184,8 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
     """Some genes, the last of them repeated, with units and people filled up by such without weight."""
     n_units, n_people = contrast.people.shape
     units, people = -n_units % MULTIPLE, -n_people % MULTIPLE if n_people else 0
-    genes = _filled(rows, size)
-    part = contrast._replace(y=contrast.y[genes], noise=contrast.noise[genes])
-    noise = 1.0 if contrast.kind == "counts" else 1 / NOTHING
+    part = contrast.take(_filled(rows, size))
+    noise = 1 / NOTHING if contrast.kind == "values" else 1.0
     prior_mean = np.zeros((size, contrast.design.shape[1]))
     prior_mean[:, 0] = part.rough()
     return Problem(
@@ -180,7 +197,20 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
         _prior_sd(contrast.design),
         np.pad(contrast.people, ((0, units), (0, people))),
         PERSON,
+        None if part.ambient is None else _background(part.ambient, contrast.design[:, -1] > 0, units),
     )
+
+
+def _background(ambient: AmbientCounts, arm: np.ndarray, more: int) -> Background:
+    """Ambient counts of units, and of so many ``more`` that have none."""
+    load, profile, factor = ambient.causes()
+    parts = ambient.mean(), *ambient.variance(), load
+    *of_units, load = (np.pad(part, ((0, more), (0, 0))) for part in parts)
+    return Background(*[part.T for part in of_units], load, profile, factor, np.pad([arm, ~arm], ((0, 0), (0, more))))
+
+
+def _array(value: np.ndarray) -> jnp.ndarray:
+    return jnp.asarray(value, float)
 
 
 def _block_size(n: int) -> int:

@@ -48,9 +48,14 @@ def set_effects(contrast: Contrast, spread: np.ndarray, weight: sparse.csr_matri
     """
     used = np.unique(weight.indices)
     weight, spread = weight[:, used], spread[used]
-    own = contrast._replace(y=contrast.y[used], noise=contrast.noise[used])
-    value, variance = responses(own, spread)
-    given = contrast._replace(y=weight @ value, noise=weight.power(2) @ variance, kind="values")
+    own = contrast.take(used)
+    value, variance, mean = responses(own, spread)
+    of_sets, noise = weight @ value, weight.power(2) @ variance
+    if own.ambient is not None:  # the level of contamination moves all genes together
+        for error in own.ambient.errors(levels_only=True):
+            relative = error.T / mean
+            noise += (weight @ relative) ** 2 - weight.power(2) @ relative**2
+    given = contrast._replace(y=of_sets, noise=noise, kind="values", ambient=None)
     grid = on_grid(given)
     if contrast.replicated:
         apart, together = np.sqrt(weight.power(2) @ spread**2), abs(weight) @ spread

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scbayes.models._ambient_counts import AmbientCounts
+
 #: Genes that are expected to have so many counts in a unit tell its size factor, if there are enough of them.
 TELLS, ENOUGH = 10.0, 20
 #: Inverse sizes are between these.
@@ -42,8 +44,11 @@ class Units(NamedTuple):
         Number of cells, ``(n_units,)``.
     exposure, exposure2
         Sum of the cells' size factors and of their squares, ``(n_units,)``.
+        These are native ones where ambient counts are known.
     overdispersion
         Where it is asked for.
+    ambient
+        Ambient counts that are expected among those of `total`, where they are known.
     """
 
     total: np.ndarray
@@ -53,6 +58,12 @@ class Units(NamedTuple):
     exposure: np.ndarray
     exposure2: np.ndarray
     overdispersion: Overdispersion | None = None
+    ambient: AmbientCounts | None = None
+
+    @property
+    def native(self) -> np.ndarray:
+        """Counts less the ambient ones that are expected."""
+        return self.total if self.ambient is None else np.maximum(self.total - self.ambient.mean(), 0)
 
     def take(self, index) -> "Units":
         """Some of the units."""
@@ -71,11 +82,13 @@ class Units(NamedTuple):
 
     def scaled(self, factor: np.ndarray) -> "Units":
         """With exposures times ``factor``."""
-        return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2)
+        ambient = None if self.ambient is None else self.ambient.scaled(factor)
+        return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2, ambient=ambient)
 
     def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> "Units":
-        *sums, extra = self
-        return Units(*map(function, sums), None if extra is None else Overdispersion(*map(function, extra)))
+        *sums, extra, ambient = self
+        extra = None if extra is None else Overdispersion(*map(function, extra))
+        return Units(*map(function, sums), extra, None if ambient is None else ambient.each(function))
 
 
 def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np.ndarray:
@@ -91,9 +104,10 @@ def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np
     factor = np.ones(len(units.exposure))
     if not len(factor):
         return factor
-    profile = units.total.sum(0) / units.exposure.sum()
+    native = units.native
+    profile = native.sum(0) / units.exposure.sum()
     for i, exposure in enumerate(units.exposure):
-        expected, total = profile * exposure, units.total[i]
+        expected, total = profile * exposure, native[i]
         tells = expected >= TELLS
         if isinstance(relative_to, np.ndarray):
             factor[i] = (total[relative_to].sum() + 0.5) / (expected[relative_to].sum() + 0.5)
@@ -108,18 +122,21 @@ def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np
 def inverse_sizes(units: Units, arm: np.ndarray) -> np.ndarray:
     r"""1 / r of each gene in each arm of units, ``(n_arms, n_genes)``, by moments around a trend.
 
-    In a cell of size factor s, :math:`E[u(u-1)] = s^2 \mu^2 (1 + 1/r)`. What the sums over the cells of an arm say is
-    weighed against the trend over genes by its error.
+    In a cell of size factor s, :math:`E[u(u-1)] = s^2 \mu^2 (1 + 1/r)`, and with ambient counts of mean m besides
+    :math:`2 s \mu m + m^2`. What the sums over the cells of an arm say is weighed against the trend over genes by its
+    error.
     """
     found = []
     for k in range(arm.max() + 1):
         own = units.take(arm == k)
         exposure = np.maximum(own.exposure, TINY)[:, None]
+        mean = own.native / exposure
         # the mean's own error makes its square too large
-        mean2 = np.maximum((own.total / exposure) ** 2 - own.total / exposure**2, 0)
+        mean2 = np.maximum(mean**2 - own.total / exposure**2, 0)
         chance = np.sum(own.exposure2[:, None] * mean2, 0)
         pairs = np.sum(own.squares - own.total, 0)
-        estimate = pairs / np.maximum(chance, 1e-12) - 1
+        foreign = 0.0 if own.ambient is None else own.ambient.pairs(mean).sum(0)
+        estimate = (pairs - foreign) / np.maximum(chance, 1e-12) - 1
         error = np.sqrt(2 * np.maximum(pairs, 1.0)) / np.maximum(chance, 1e-12)
         tells = (chance > 20) & (estimate > 0)
         trend = np.median(estimate[tells]) if tells.sum() >= 5 else 0.5

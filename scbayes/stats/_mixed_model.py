@@ -6,7 +6,8 @@ For each row :math:`g` and unit :math:`i`
     y_{gi} \sim \mathrm{NB}(\text{mean } E_i e^{\eta_{gi}}, \text{size } k_{gi}), \qquad \eta_g = X b_g + Z a_g + u_g,
     \qquad b_g \sim N(m_g, S), \qquad a_{gp} \sim N(0, \omega^2), \qquad u_{gi} \sim \tau\, t_\nu
 
-or, where values with known errors were measured instead of counts, :math:`y_{gi} \sim N(\eta_{gi}, v_{gi})`.
+or, where values with known errors were measured instead of counts, :math:`y_{gi} \sim N(\eta_{gi}, v_{gi})`; or, where
+counts are partly foreign, with a background in their mean (see :mod:`scbayes.stats._additive_background`).
 
 with S diagonal, and each row of Z marking the person p of a unit. The joint mode of :math:`(b, a, u)` is found by
 Newton's method. Each u is eliminated: its weight :math:`w = (W^{-1} + \tau^2/\rho)^{-1}` is that of the count's
@@ -22,6 +23,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
 
+from scbayes.stats import _additive_background
+from scbayes.stats._additive_background import Background, common_errors
 from scbayes.stats._small_blocks import cholesky, inverse, solve_lower, solve_upper
 
 #: Longest step of a log mean.
@@ -47,6 +50,8 @@ class Problem(NamedTuple):
         Z, ``(n_units, n_people)``.
     people_sd
         omega.
+    background
+        Of contaminated counts.
     """
 
     y: Array
@@ -57,6 +62,7 @@ class Problem(NamedTuple):
     prior_sd: Array
     people: Array
     people_sd: Array
+    background: Background | None = None
 
 
 class Solution(NamedTuple):
@@ -80,14 +86,17 @@ def start(problem: Problem, kind: str = "counts") -> Array:
     if kind == "values":
         return problem.y
     expected = problem.exposure * jnp.exp(problem.prior_mean @ problem.design.T)
-    return jnp.log(problem.y + 0.5 * jnp.minimum(expected, 1.0)) - jnp.log(problem.exposure)
+    own = problem.y
+    if kind == "contaminated":
+        own = jnp.maximum(own - problem.background.mean, 0.2 * jnp.sqrt(problem.background.mean))
+    return jnp.log(own + 0.5 * jnp.minimum(expected, 1.0)) - jnp.log(problem.exposure)
 
 
 @partial(jax.jit, static_argnames=("n_steps", "kind"))
 def solve(problem: Problem, tau: Array, nu: Array, eta: Array, n_steps: int, kind: str = "counts") -> Solution:
     """Posterior of b at a spread ``tau`` of u with ``nu`` degrees of freedom (infinity: normal), from ``eta``.
 
-    ``kind`` of y: ``"counts"`` or ``"values"``.
+    ``kind`` of y: ``"counts"``, ``"contaminated"`` (counts with a background) or ``"values"``.
     """
     slopes, log_likelihood = LIKELIHOODS[kind]
     precision = problem.prior_sd**-2
@@ -132,7 +141,16 @@ def solve(problem: Problem, tau: Array, nu: Array, eta: Array, n_steps: int, kin
     with_all = jnp.einsum("gi,gij->gj", along, covariance)
     level_variance = jnp.einsum("gj,gj->g", with_all, along) + jnp.einsum("p,gp->g", share**2, 1 / own)
     level = loc[:, 0] + people @ share
-    return Solution(loc[:, -1], covariance[:, -1, -1], level, level_variance, with_all[:, -1], evidence, eta)
+    variances = covariance[:, -1, -1], level_variance, with_all[:, -1]
+    if problem.background is not None:
+        weight = 1 / (1 / curvature + spread)
+        moved = problem.design - jnp.einsum("dp,gpi->gdi", problem.people, cross / own[..., None])
+        of_effect = weight * jnp.einsum("gdi,gi->gd", moved, covariance[:, -1])
+        of_level = weight * (jnp.einsum("gdi,gi->gd", moved, with_all) + (share / own) @ problem.people.T)
+        added = common_errors(problem, eta, curvature, of_effect, of_level)
+        variances = [v + more for v, more in zip(variances, added, strict=True)]
+    variance, level_variance, both = variances
+    return Solution(loc[:, -1], variance, level, level_variance, both, evidence, eta)
 
 
 def _slopes_of_counts(problem: Problem, eta: Array) -> tuple[Array, Array]:
@@ -158,6 +176,7 @@ def _log_likelihood_of_values(problem: Problem, eta: Array) -> Array:
 
 LIKELIHOODS = {
     "counts": (_slopes_of_counts, _log_likelihood_of_counts),
+    "contaminated": (_additive_background.slopes, _additive_background.log_likelihood),
     "values": (_slopes_of_values, _log_likelihood_of_values),
 }
 

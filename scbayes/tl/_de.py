@@ -8,6 +8,7 @@ from scbayes.counts import Counts
 from scbayes.models._contrast import Table, compare_arms
 from scbayes.models._question import Question
 from scbayes.state import find_counts, read_fit
+from scbayes.tl._de_ambient import with_ambient
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
 from scbayes.tl._de_groups import warn_of_limits, which_cells
@@ -41,6 +42,7 @@ def de(  # noqa: PLR0913
     batch_key: str | None = None,
     batch1: "str | Iterable[str] | None" = None,
     batch2: "str | Iterable[str] | None" = None,
+    ambient: str | None = None,
     statistic: str = "mean",
     mode: str = "change",
     delta: float | str = 0.0,
@@ -110,6 +112,15 @@ def de(  # noqa: PLR0913
     batch1, batch2
         Batches that cells of the group, and of the reference, are taken from. Default: all. Batches are a covariate as
         long as the two share any.
+    ambient
+        Prefix of a result of :func:`scbayes.tl.denoise`, such as ``"sb"``: ambient counts are then part of the mean,
+
+        .. math::
+            E[y_{gd}] = E_d\, e^{\eta_{gd}} + \sum_{c \in d} N_c\, \rho_c\, a_{g b(c)},
+
+        with the contamination :math:`\rho_c` of each cell of :math:`N_c` counts and the profile a of its batch.
+        Effects are those of native expression, and intervals hold what is not known of :math:`\rho`, of its level in
+        each sample and of a. Give it the counts as they were observed, not corrected ones.
     statistic
         What is compared. ``"mean"``: mean expression. ``"dispersion"``: variability at a given mean. Effects are then
         log2 ratios of the overdispersion 1 / r of the group over that of the reference, beyond what the trend over
@@ -201,7 +212,7 @@ def de(  # noqa: PLR0913
     grouping = grouping_of(adata, groupby, key, idx1, idx2, layer=source.layer)
     part = None if subset is None else which_cells(adata, subset, "subset")
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
-    cells = cells_of(adata, grouping, part, **how)
+    cells = with_ambient(adata, cells_of(adata, grouping, part, **how), ambient, statistic)
     if idx1 is not None:
         groups, reference = grouping.names
     limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
@@ -212,7 +223,7 @@ def de(  # noqa: PLR0913
     tables, permuted = _compared(counts, cells, bar, question, n_permutations, rng)
     facts = {"groupby": groupby, "reference": str(reference), "key": key, "all_others": pairs[0].all_others}
     facts |= {name: getattr(question, name) for name in asked} | {"level": list(question.levels)}
-    facts |= how | {"covariates": list(covariates), "min_cells": int(min_cells)}
+    facts |= how | {"covariates": list(covariates), "min_cells": int(min_cells), "ambient": ambient}
     facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": source.layer}
     facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
     learned = {name: table.learned for name, table in tables.items()}

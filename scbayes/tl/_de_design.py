@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scbayes.counts._by_unit import Members
+from scbayes.models._ambient_counts import AmbientCells
 from scbayes.models._contrast import Arms
 from scbayes.models._units import Units
 from scbayes.tl._de_groups import REST, SETS_GIVEN, Grouping, categories_of, names_of
@@ -20,7 +21,8 @@ class Cells(NamedTuple):
     """Units of all cells that take part: every combination of group, level, sample and covariates that has cells.
 
     ``table`` has a row per unit with its ``group`` (position in ``groups``), ``within`` (position in ``levels``),
-    ``sample`` and ``covariates``; ``batch`` are names, one a unit, None without batches.
+    ``sample`` and ``covariates``; ``batch`` are names, one a unit, None without batches. ``ambient``: contamination of
+    all cells, where it is known.
     """
 
     members: Members
@@ -30,6 +32,7 @@ class Cells(NamedTuple):
     covariates: list[str]
     batch: np.ndarray | None
     replicated: bool
+    ambient: AmbientCells | None = None
 
 
 class Comparison(NamedTuple):

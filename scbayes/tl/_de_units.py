@@ -10,11 +10,17 @@ from scbayes.tl._de_design import Cells
 
 
 def unit_sums(counts: Counts, cells: Cells, statistic: str) -> Units:
-    """Sums over the cells of each unit, and what ``statistic`` needs; size factors are totals over their mean."""
-    members = cells.members
-    (total, squares, detected), size = sum_by_unit(counts, members)
+    """Sums over the cells of each unit, and what ``statistic`` needs; size factors are totals over their mean.
+
+    Where ambient counts are known, these are totals of native ones.
+    """
+    members, ambient = cells.members, cells.ambient
+    (total, squares, detected), n = sum_by_unit(counts, members)
+    size = n if ambient is None else n * (1 - ambient.fraction)
     size = size / max(np.average(size[members.cell], weights=members.weight), 1e-300)
     units = Units(total, squares, detected, members.n_cells, members.sum(size), members.sum(size**2))
+    if ambient is not None:
+        units = units._replace(ambient=ambient.by_unit(n, size, members.sum))
     if statistic == "mean":
         return units
     return units._replace(overdispersion=overdispersion(counts, members, size, units))
