@@ -93,7 +93,7 @@ def with_soup(cells: ad.AnnData, group: str, seed: int = 0, levels=LEVELS) -> ad
         seen &= ~cells.var["ercc"].to_numpy(bool)
     x = x[:, seen]
     obs = pd.DataFrame({"group": cells.obs[group].astype(str).astype("category")})
-    means = group_profiles(x, obs["group"].cat.codes.to_numpy())
+    means = group_profiles(x, obs["group"].cat.codes.to_numpy(np.int64))
     skew = np.exp(rng.normal(0, 0.4, x.shape[1]))
     soup = rng.dirichlet(np.ones(means.shape[1]), 2) @ means.T * skew * np.exp(rng.normal(0, 0.2, (2, x.shape[1])))
     soup /= soup.sum(1, keepdims=True)
@@ -133,7 +133,7 @@ def assembled(x, ambient, obs, batch, soup, names) -> ad.AnnData:
     result = ad.AnnData(total, obs=obs, var=pd.DataFrame(index=pd.Index(names.astype(str))))
     result.var_names_make_unique()
     result.layers["native"], result.layers["ambient"] = x, ambient.astype(np.float32)
-    code = obs["group"].cat.codes.to_numpy()
+    code = obs["group"].cat.codes.to_numpy(np.int64)
     profiles = group_profiles(x, code)
     result.var["size"] = sizes(x, code, profiles)
     result.varm["profile"] = soup.T.copy()

@@ -76,7 +76,7 @@ def log_gamma(x):
 
 
 @numba.njit
-def _means(indptr, indices, data, factor, ambient, native, size, soup, of_soup, profile, of_profile):
+def _means(indptr, indices, data, factor, ambient, native, size, soup, of_soup, profile, of_profile):  # noqa: PLR0917
     """E[native | x] of each count, and P(ambient >= k | x) of its molecules k = 1 .. x."""
     start = np.concatenate((np.zeros(1, np.int64), np.cumsum(data)))
     mean, unit = np.zeros(len(data)), np.zeros(start[-1])
@@ -96,7 +96,7 @@ def _means(indptr, indices, data, factor, ambient, native, size, soup, of_soup, 
 
 
 @numba.njit
-def _log_likelihood(indptr, indices, data, factor, total, nodes, size, soup, of_soup, profile, of_profile):
+def _log_likelihood(indptr, indices, data, factor, total, nodes, size, soup, of_soup, profile, of_profile):  # noqa: PLR0917
     result = np.zeros((len(indptr) - 1, len(nodes)))
     n_genes = len(size)
     for c in range(len(indptr) - 1):

@@ -69,7 +69,7 @@ class Truth:
         self.cells, self.x = cells, sparse.csr_matrix(cells.X, dtype=np.float64)
         self.x.sort_indices()
         self.native, self.ambient = (self.on_observed(cells.layers[part]) for part in ("native", "ambient"))
-        self.code = cells.obs["group"].cat.codes.to_numpy()
+        self.code = cells.obs["group"].cat.codes.to_numpy(np.int64)
         self.cpm = cpm(self.full(self.native), self.code)
         self.near = near_marker(self.full(self.native), self.code) | near_marker(self.x, self.code)
 
@@ -94,7 +94,9 @@ class Truth:
     def curve(self, d: np.ndarray) -> list[tuple[float, float]]:
         """Kept and removed for all `FACTORS`, from the most to the least kept."""
         ambient = np.clip(1 - d / self.x.data, 0, 1)
-        return [self.shares(self.x.data * (1 - f * ambient / (1 - ambient + f * ambient))) for f in FACTORS]
+        return [(1.0, 0.0)] + [
+            self.shares(self.x.data * (1 - f * ambient / (1 - ambient + f * ambient))) for f in FACTORS
+        ]
 
 
 def entry_keys(x: sparse.csr_matrix) -> np.ndarray:
@@ -123,7 +125,7 @@ def count_scores(truth: Truth, corrected, *, integers: bool) -> dict:
         row["valid"] &= bool(np.all(d == np.round(d)) and np.all((x - d) + d == x))
     if "human" in truth.cells.var:
         row |= foreign(truth, d)
-    return row | {"curve": truth.curve(d)}
+    return row
 
 
 def foreign(truth: Truth, d: np.ndarray) -> dict[str, float]:

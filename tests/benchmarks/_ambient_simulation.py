@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import sparse
 
 
-def simulate(
+def simulate(  # noqa: PLR0917
     n_cells=3000,
     n_genes=2000,
     n_types=4,
