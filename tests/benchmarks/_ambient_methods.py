@@ -154,27 +154,27 @@ def soupx(cells, profile, batch) -> dict:
 
 
 def decontx(cells, profile, batch) -> dict:
-    """With its defaults, the true types, and the profiles as those of empty droplets."""
-    return _decontx(cells, profile, batch, cells.obs["group"].astype(str).to_numpy())
-
-
-def decontx_own(cells, profile, batch) -> dict:
-    """With its own clusters, as most use it."""
-    return _decontx(cells, profile, batch, None)
-
-
-def _decontx(cells, profile, batch, z) -> dict:
+    """With its defaults and the true types, and the profiles as those of empty droplets."""
     import anndata as ad
-    from pydecontx import decontx as run
 
     names = cells.obs["batch"].cat.categories.astype(str).to_numpy()
     empty = ad.AnnData(sparse.csr_matrix(np.round(1e7 * profile.T)), var=cells.var[[]])
     empty.obs_names = "empty " + names
+    return _decontx(cells, {"background": empty} | ({"bg_batch": names} if len(names) > 1 else {}))
+
+
+def decontx_without_soup(cells, profile, batch) -> dict:
+    """With its defaults and the true types: the soup of a type is the mean of all others."""
+    return _decontx(cells, {})
+
+
+def _decontx(cells, options: dict) -> dict:
+    import anndata as ad
+    from pydecontx import decontx as run
+
     plain = ad.AnnData(sparse.csr_matrix(cells.X), obs=cells.obs[["batch"]].astype(str), var=cells.var[[]])
-    if profile.shape[1] > 1:
-        run(plain, z=z, batch="batch", background=empty, bg_batch=names, compute_umap=False, verbose=False)
-    else:
-        run(plain, z=z, background=empty, compute_umap=False, verbose=False)
+    options |= {"batch": "batch"} if len(cells.obs["batch"].cat.categories) > 1 else {}
+    run(plain, z=cells.obs["group"].astype(str).to_numpy(), compute_umap=False, verbose=False, **options)
     rho = plain.obs["decontX_contamination"].to_numpy(np.float64)
     return {"rho": rho, "native_mean": sparse.csr_matrix(plain.layers["decontX_counts"])}
 
@@ -217,7 +217,7 @@ ELSEWHERE = {
     "ours, types known": (ours_types_known, None),
     "SoupX": (soupx, "ambient"),
     "DecontX": (decontx, "ambient"),
-    "DecontX, own clusters": (decontx_own, "ambient"),
+    "DecontX, no soup": (decontx_without_soup, "ambient"),
     "SCAR": (scar, "scvi"),
     "SCAR, sparsity 0.5": (scar_sparse_half, "scvi"),
 }
