@@ -11,6 +11,8 @@ Each maker returns AnnData with the counts in X and
     var    size                 of the negative binomial of each gene
     uns    prior                parameters of the beta distribution that rho came from (real: of the same two moments)
            added                1 where the cells had an unknown share of ambient counts before
+
+Those of `large` have X, group, batch, rho and profile alone.
 """
 
 import importlib.util
@@ -19,7 +21,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from _ambient_simulation import simulate
+from _ambient_simulation import simulate, soups, type_means
 from _common import data_file
 from scipy import sparse
 
@@ -50,6 +52,7 @@ def cases(simulators: Path | None, seeds: int) -> dict:
     for name, group in REAL.items():
         found[name] = lambda name=name, group=group: with_soup(ad.read_h5ad(data_file(name)), group)
     found["species"] = lambda: species(ad.read_h5ad(data_file("baron_human")), ad.read_h5ad(data_file("baron_mouse")))
+    found["large"] = large
     return found
 
 
@@ -120,6 +123,29 @@ def species(human: ad.AnnData, mouse: ad.AnnData, seed: int = 0) -> ad.AnnData:
     result.var["human"] = pd.Index(names).str.startswith("human_")
     result.obs["human"] = kind == "human"
     result.obs["unspiked"], result.uns["added"] = False, 0
+    return result
+
+
+def large(n_cells: int = 20_000, n_genes: int = 20_000, n_types: int = 10, depth: int = 3000) -> ad.AnnData:
+    """Simulated cells in blocks, for time and memory: without the parts of the counts."""
+    rng = np.random.default_rng(0)
+    log_mean, batch_effect = type_means(rng, n_types, n_genes, 1.6, 0.3), rng.normal(0, 0.25, n_genes)
+    soup, size = soups(rng, log_mean, batch_effect), rng.gamma(3.0, 1.5, n_genes) + 0.3
+    code, batch, level = rng.integers(n_types, size=n_cells), rng.integers(2, size=n_cells), rng.beta(2, 14, n_cells)
+    parts, rho = [], []
+    for cells in np.array_split(np.arange(n_cells), max(n_cells // 500, 1)):
+        mean = np.exp(log_mean[code[cells]] + batch[cells, None] * batch_effect)
+        mean *= depth / mean.sum(1, keepdims=True)
+        native = rng.poisson(mean * rng.gamma(size, 1 / size, mean.shape))
+        total = native.sum(1) * level[cells] / (1 - level[cells])
+        ambient = rng.poisson(total[:, None] * soup[batch[cells]])
+        parts.append(sparse.csr_matrix((native + ambient).astype(np.float32)))
+        rho.append(ambient.sum(1) / (native + ambient).sum(1))
+    obs = pd.DataFrame({"rho": np.concatenate(rho), "unspiked": False}, index=[f"cell{i}" for i in range(n_cells)])
+    obs["group"], obs["batch"] = pd.Categorical([f"T{t}" for t in code]), pd.Categorical([f"b{b}" for b in batch])
+    var = pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])
+    result = ad.AnnData(sparse.vstack(parts, format="csr"), obs=obs, var=var)
+    result.varm["profile"], result.uns["added"] = soup.T.copy(), 0
     return result
 
 
