@@ -26,7 +26,7 @@ from _common import data_file
 from scipy import sparse
 
 SIMULATED = [{}, {"depth": 1500}, {"base_sd": 2.2}, {"base_sd": 2.2, "n_types": 6, "beta": (2, 30)}]
-HARDER = [{}, {"programmes": 0}, {"silent": 0.0}, {"depth": 1500}]
+HARDER = [{}, {"strength": 0.25}, {"programmes": 0}, {"silent": 0.0}, {"depth": 1500}]
 REAL = {"pbmc_facs": "celltype", "scmix_sc_celseq2": "cell_line", "scmix_sc_dropseq": "cell_line"}
 #: True shares of added counts; cells with none say what a method finds in these cells anyway.
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)

@@ -6,6 +6,8 @@ distribution P. The oracle knows the profiles p of types in batches, the sizes s
     E[ambient | x] = lambda P(x - 1) / P(x)            lambda = rho N a, with the true share rho
     p(rho | x) proportional to Beta(rho) prod_g P(x_g)  over a grid, for what can be known of rho
 
+It knows no programmes within types, so that where these are strong its p(rho | x) is too sure, and may be wrong.
+
 Integers are drawn from Binomial(x, E[native | x] / x) or ranked: the likeliest ambient ones of all molecules of a gene
 in a group and batch are taken out, as many as are expected there.
 """
