@@ -6,7 +6,7 @@ With x = native + ambient the observed counts and d the corrected ones (posterio
     removed        sum min(x - d, ambient) / sum ambient
     removed/true   sum (x - d) / sum ambient, not clipped
     RMSE           over all entries, d against native; not clipped
-    |LFC|          mean over genes and groups of |log2 (CPM + 5)| of d, summed over a group's cells, less that of native
+    LFC error      mean over genes and groups of |log2 (CPM + 5)| of d, summed over a group's cells, less that of native
     r log1p        correlation of log1p over all entries
     above zero     share of the entries with x = 0 where d > 0
     new markers    pairs of a gene and a group: marker in d, and not nearly one in the observed or the native counts
@@ -114,7 +114,7 @@ def count_scores(truth: Truth, corrected, *, integers: bool) -> dict:
     row["removed/true"] = float((x.sum() - corrected.data.sum()) / truth.ambient.sum())
     row["RMSE"] = float(np.sqrt((np.sum((d - truth.native) ** 2) + beyond) / n_entries))
     difference = np.log2(cpm(corrected, truth.code) + 5) - np.log2(truth.cpm + 5)
-    row["|LFC|"] = float(np.abs(difference).mean())
+    row["LFC error"] = float(np.abs(difference).mean())
     row["r log1p"] = correlation(np.log1p(d), np.log1p(truth.native), np.log1p(corrected.data), n_entries)
     above = np.count_nonzero(corrected.data) - np.count_nonzero(d)
     row["above zero"] = float(above / max(n_entries - len(x), 1))
