@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from scbayes.models._feature_cells import Cells, Sets, judge, likeliest_sets, tables, tilts
-from scbayes.models._feature_counts import Features, Nodes, Pairs, distinct, expected, nodes
+from scbayes.models._feature_counts import KERNEL, NORMAL, POINTS, Features, Nodes, Pairs, distinct, expected, nodes
 from scbayes.models._feature_natives import AMBIENT_SIZE, Population, renew_ambient_size, renew_natives
 from scbayes.stats._presence import of_each
 
@@ -21,8 +21,8 @@ FROM_ALL, EVEN, EACH = 10.0, 0.5, 0.5
 PROFILE_COUNTS = 50.0
 #: Spread of log ambient amounts at the start, and where it stays; counts of the start.
 SPREAD, SPREADS = 0.5, (0.05, 3.0)
-#: Cells' worth of the first spread.
-N_SPREAD = 5.0
+#: Cells' worth of the first spread, and of the normal distribution.
+N_SPREAD, N_NORMAL = 5.0, 50.0
 #: Smallest share of a feature in the ambient counts, of an even one.
 SMALLEST_SHARE = 1e-3
 #: Prevalences stay within.
@@ -129,8 +129,8 @@ def start(x: sparse.csr_array, batch: np.ndarray, n_batches: int, most: int, giv
     number = (number + 1) / (number + 1).sum(1, keepdims=True)
     prevalence = np.clip((n_native + 0.5) / (n_cells + 1), *PREVALENCES)
     amount = np.log(np.maximum(rate.sum(1), 0.1))
-    spread, ambient_size = np.full(n_batches, SPREAD), np.full(n_batches, AMBIENT_SIZE)
-    features = Features(profile, mean, np.full(shape, 3.0), prevalence, amount, spread, ambient_size, number, 0.5)
+    amounts = amount, np.full(n_batches, SPREAD), np.tile(NORMAL, (n_batches, 1)), np.full(n_batches, AMBIENT_SIZE)
+    features = Features(profile, mean, np.full(shape, 3.0), prevalence, *amounts, number, 0.5)
     return features, Population(np.full(n_batches, np.log(overall)), np.log(3.0), np.array([0.5, 0.5]))
 
 
@@ -166,8 +166,18 @@ def renew(
     number = number + FROM_ALL * number.sum(0) / number.sum()
     prevalence = _prevalence(sums.cells.sum(1).reshape(shape), number, features)
     number = number / number.sum(1, keepdims=True)
+    amounts = np.stack([smoothed(own, *part) for own, *part in zip(node, at.amount, amount, spread, strict=True)])
     ambient_size = renew_ambient_size(features, at, node, sums)
-    return Features(profile, mean, size, prevalence, amount, spread, ambient_size, number, coupling), population
+    return Features(
+        profile, mean, size, prevalence, amount, spread, amounts, ambient_size, number, coupling
+    ), population
+
+
+def smoothed(cells: np.ndarray, at: np.ndarray, amount: float, spread: float) -> np.ndarray:
+    """Distribution of log ambient amounts at the points, from ``cells`` at nodes ``at`` and the normal one."""
+    kernel = np.exp(-(((POINTS[:, None] - (at - amount) / spread) / KERNEL) ** 2) / 2)
+    found = kernel @ (cells / np.maximum(kernel.sum(0), 1e-300)) + N_NORMAL * NORMAL
+    return found / found.sum()
 
 
 def _profile(ambient: np.ndarray, given: Given | None) -> np.ndarray:

@@ -3,10 +3,11 @@ r"""Counts of a feature barcode in a cell: what floated in, and what is the cell
 .. math::
     x_{cf} = A_{cf} + N_{cf}, \qquad A_{cf} \sim \mathrm{NB}(\lambda_c\, a_f, \phi), \qquad
     N_{cf} \mid \text{present} \sim \mathrm{NB}(m_f (\lambda_c / \bar\lambda)^\gamma, r_f) \text{ without zero}, \qquad
-    \log \lambda_c \sim \mathrm{N}(\log\bar\lambda, \sigma^2)
+    \log \lambda_c \sim h
 
 A feature is present where the cell has at least one count of its own. So a count of zero is never native, and only
-non-zeros are to be judged. All parameters but :math:`\gamma` are of a batch.
+non-zeros are to be judged. h is normal with mean :math:`\log\bar\lambda`, but for what many cells show. All parameters
+but :math:`\gamma` are of a batch.
 """
 
 import math
@@ -23,6 +24,10 @@ EXACT, FINE = 100, 50
 #: Standard deviations of log ambient amounts that nodes span to either side; numbers of nodes; their distance in
 #: posterior standard deviations of the cell with most ambient counts.
 SPAN, FEWEST, MOST, APART = 4.5, 15, 61, 1.2
+#: Points at which the distribution of log ambient amounts is kept, in units of their spread; width of its kernel.
+POINTS, KERNEL = np.linspace(-SPAN, SPAN, 31), 0.3
+#: The normal distribution at these points.
+NORMAL = np.exp(-(POINTS**2) / 2) / np.exp(-(POINTS**2) / 2).sum()
 #: Ambient counts that are summed over: mean, and so many standard deviations, and so many more.
 TAIL_SDS, TAIL = 7.0, 12
 #: Sum of products of exponentials below which logarithms are added instead.
@@ -36,8 +41,8 @@ class Features(NamedTuple):
 
     ``profile``, ``mean``, ``size`` and ``prevalence`` are ``(B, F)``: share in the ambient counts, mean and size r of
     native counts, probability of presence but for the number. ``amount`` and ``spread`` are ``(B,)``: centre and
-    standard deviation of log ambient amounts; ``ambient_size`` ``(B,)`` is phi. ``number`` is ``(B, K + 1)``.
-    ``coupling`` is gamma.
+    standard deviation of log ambient amounts, and ``amounts`` ``(B, len(POINTS))`` their distribution in these units;
+    ``ambient_size`` ``(B,)`` is phi. ``number`` is ``(B, K + 1)``. ``coupling`` is gamma.
     """
 
     profile: np.ndarray
@@ -46,6 +51,7 @@ class Features(NamedTuple):
     prevalence: np.ndarray
     amount: np.ndarray
     spread: np.ndarray
+    amounts: np.ndarray
     ambient_size: np.ndarray
     number: np.ndarray
     coupling: float
@@ -65,7 +71,7 @@ class Pairs(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """Log ambient amounts ``(B, G)`` and the log prior weight of each, ``(G,)``."""
+    """Log ambient amounts and the log prior weight of each, ``(B, G)``."""
 
     amount: np.ndarray
     weight: np.ndarray
@@ -108,8 +114,10 @@ def nodes(features: Features) -> Nodes:
     told = 1 / math.sqrt(1 / spread**2 + known)
     n = int(np.clip(math.ceil(2 * SPAN * spread / (APART * told)) + 1, FEWEST, MOST))
     at = np.linspace(-SPAN, SPAN, n)
-    weight = np.exp(-(at**2) / 2)
-    return Nodes(features.amount[:, None] + features.spread[:, None] * at, np.log(weight / weight.sum()))
+    weight = np.stack([np.exp(np.interp(at, POINTS, np.log(own))) for own in features.amounts])
+    return Nodes(
+        features.amount[:, None] + features.spread[:, None] * at, np.log(weight / weight.sum(1, keepdims=True))
+    )
 
 
 def log_ratios(pairs: Pairs, features: Features, at: Nodes) -> tuple[np.ndarray, np.ndarray]:

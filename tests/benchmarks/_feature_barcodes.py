@@ -130,7 +130,7 @@ def scores(simulated: Simulated, probability: np.ndarray) -> dict[str, float]:
 
     "at the share" is the balanced accuracy where the limit is the share of presences, which is best for it. Calibration
     errors are mean differences of probability and share of native in ten bins of equally many non-zeros, of all and of
-    those that are undecided (0.01 to 0.99).
+    those that are undecided (0.01 to 0.99); the latter also as chance alone makes it.
     """
     native, n_all = truth(simulated), np.prod(simulated.x.shape)
     level = {"balanced accuracy": 0.5, "at the share": native.sum() / n_all}
@@ -140,7 +140,14 @@ def scores(simulated: Simulated, probability: np.ndarray) -> dict[str, float]:
     found |= {"found": called[native].mean(), "false": (~native)[called].mean()}
     found["ECE"] = calibration_error(probability, native)
     found["ECE, undecided"] = calibration_error(probability[undecided], native[undecided])
+    found["by chance"] = by_chance(probability[undecided])
     return found | {"undecided": int(undecided.sum())}
+
+
+def by_chance(probability: np.ndarray) -> float:
+    """Calibration error of probabilities that are right, by the luck of so many draws."""
+    rng = np.random.default_rng(0)
+    return float(np.mean([calibration_error(probability, rng.random(len(probability)) < probability) for _ in range(20)]))
 
 
 def balanced(native: np.ndarray, called: np.ndarray, n_all: int) -> float:
