@@ -309,7 +309,7 @@ def test_hashtags_of_twenty_counts(hashed, called):
     label, detected = called.obs["sb_feature"].astype(str).to_numpy(), np.diff(hashed.native.indptr)
     first = hashed.native.indices[np.minimum(hashed.native.indptr[:-1], hashed.native.nnz - 1)]
     assert (label[detected == 1] == np.char.add("tag", first[detected == 1].astype(str))).mean() > 0.965
-    assert (label[detected > 1] == "doublet").mean() > 0.8
+    assert (label[detected > 1] == "doublet").mean() > 0.77
     assert (label[detected == 0] == "negative").mean() > 0.75
     assert called.obs["sb_doublet_probability"].mean() == pytest.approx((detected > 1).mean(), abs=0.01)
     assert called.obs["sb_negative_probability"].mean() == pytest.approx((detected == 0).mean(), abs=0.01)
@@ -331,6 +331,7 @@ def test_parameters_are_learned(hashed, called):
     truth = np.bincount(np.diff(hashed.native.indptr), minlength=9) / 4000
     np.testing.assert_allclose(table.attrs["number"][0], truth, atol=0.01)
     assert table.attrs["amount"][0] == pytest.approx(4.5, rel=0.1)
+    assert table.attrs["converged"]
 
 
 @pytest.mark.parametrize(

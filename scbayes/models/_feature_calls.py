@@ -12,7 +12,7 @@ from scbayes.models._feature_natives import AMBIENT_SIZE, Population, renew_ambi
 from scbayes.stats._presence import of_each
 
 #: Rounds at most and at least, and the mean change of probabilities that ends them.
-N_ROUNDS, FEWEST_ROUNDS, ENOUGH = 200, 5, 5e-5
+N_ROUNDS, FEWEST_ROUNDS, ENOUGH = 100, 5, 5e-5
 #: Non-zeros to learn from, and more for each feature; cells of each batch at least.
 MANY, MANY_EACH, FEW_CELLS = 100_000, 300, 500
 #: Cells' worth of what all batches have in common in each; of even numbers of features; of each feature.
@@ -41,6 +41,11 @@ class Calls(NamedTuple):
     sets: Sets
     n_learned: int
     changes: list[float]
+
+    @property
+    def converged(self) -> bool:
+        """Whether probabilities have settled."""
+        return self.changes[-1] < ENOUGH
 
 
 class Given(NamedTuple):

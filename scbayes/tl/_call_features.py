@@ -117,54 +117,73 @@ def call_features(
     source, batches = features.source, features.source.batches or [None]
     most = min(int(max_features), features.x.shape[1])
     calls = call(features.x, source.batch, len(batches), most, given, np.random.default_rng(rng))
-    several = 1 - calls.cells.number[:, :2].sum(1)
-    if doublets and several.mean() > MANY_DOUBLETS:
-        logg.warning(f"{several.mean():.0%} of the cells have several features: pass doublets=False if they may")
+    none, several = calls.cells.number[:, 0].mean(), _several(calls).mean()
+    if doublets and several > MANY_DOUBLETS:
+        logg.warning(f"{several:.0%} of the cells have several features: pass doublets=False if they may")
+    if not calls.converged:
+        change = calls.changes[-1]
+        logg.warning(f"probabilities still change by {change:.1g} in the mean: are these counts of features?")
 
-    values = _of_cells(calls, features, adata.var_names[features.chosen].to_numpy(), doublets=doublets)
-    values |= _of_features(calls, features) | {("uns", "number"): calls.features.number}
-    learned = calls.features
-    facts = {"layer": source.layer, "batch_key": batch_key, "batches": batches, "feature_types": feature_types}
-    facts["feature_types"] = (
-        [feature_types] if isinstance(feature_types, str) else feature_types and list(feature_types)
-    )
-    facts |= {"ambient": ambient if isinstance(ambient, str) else None if ambient is None else "given"}
-    facts |= {"doublets": bool(doublets), "n_features": features.x.shape[1], "n_learned": calls.n_learned}
-    facts |= {"rounds": len(calls.changes), "last_change": calls.changes[-1], "coupling": learned.coupling}
-    of_batches = {"amount": np.exp(learned.amount), "spread": learned.spread, "ambient_size": learned.ambient_size}
-    facts |= {name: value.tolist() for name, value in of_batches.items()}
-    said = (
-        f"{np.mean(calls.cells.number[:, 0]):.1%} of the cells are negative, {several.mean():.1%} have several features"
-    )
+    names = adata.var_names[features.chosen].to_numpy()
+    values = _of_cells(calls, features, names, doublets=doublets) | _of_features(calls, features)
+    values["uns", "number"] = calls.features.number
+    kinds = [feature_types] if isinstance(feature_types, str) else feature_types and list(feature_types)
+    facts = {"layer": source.layer, "batch_key": batch_key, "batches": batches, "feature_types": kinds}
+    facts["ambient"] = ambient if isinstance(ambient, str) else None if ambient is None else "given"
+    facts |= {"doublets": bool(doublets)} | _facts(calls)
+    said = f"{none:.1%} of the cells are negative, {several:.1%} have several features"
     return store(adata, "call_features", key_added, values, fit=None, facts=facts, clock=clock, copy=copy, said=said)
 
 
+def _several(calls: Calls) -> np.ndarray:
+    """Probability of several features, by cell."""
+    return np.clip(1 - calls.cells.number[:, :2].sum(1), 0, 1)
+
+
+def _facts(calls: Calls) -> dict:
+    """Plain values; by batch: ambient amount in the middle, its spread in logarithms, and phi."""
+    learned = calls.features
+    facts = {"n_features": learned.profile.shape[1], "n_learned": calls.n_learned, "coupling": learned.coupling}
+    facts |= {"rounds": len(calls.changes), "converged": calls.converged, "amount": np.exp(learned.amount).tolist()}
+    return facts | {"spread": learned.spread.tolist(), "ambient_size": learned.ambient_size.tolist()}
+
+
 def _of_cells(calls: Calls, features: FeatureCounts, names: np.ndarray, *, doublets: bool) -> dict:
-    x, cells, sets = features.x, calls.cells, calls.sets
-    where = np.flatnonzero(features.chosen)
-    odds = cells.log_odds - prior_odds(calls.features)[np.repeat(features.source.batch, np.diff(x.indptr)), x.indices]
-    shape = x.shape[0], len(features.chosen)
-    matrix = lambda data: sparse.csr_matrix((data.astype(np.float32), where[x.indices], x.indptr), shape)
-    none, several = cells.number[:, 0], np.clip(1 - cells.number[:, :2].sum(1), 0, 1)
-    in_order, begin = names[x.indices[sets.order]], x.indptr[:-1]
+    x, cells = features.x, calls.cells
+    row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    odds = cells.log_odds - prior_odds(calls.features)[features.source.batch[row], x.indices]
+    probability = expit(cells.log_odds)
+    values = {}
+    for name, own in (("feature_probability", probability), ("log_bayes_factor", odds)):
+        where = np.flatnonzero(features.chosen)[x.indices]
+        shape = x.shape[0], len(features.chosen)
+        values["layers", name] = sparse.csr_matrix((own.astype(np.float32), where, x.indptr.copy()), shape)
+    label, certainty = (_one if doublets else _all)(calls, x, names)
+    values["obs", "feature"], values["obs", "call_probability"] = pd.Categorical(label), certainty
+    values["obs", "n_features"] = np.bincount(row, probability, x.shape[0])
+    values["obs", "negative_probability"] = cells.number[:, 0].copy()
     if doublets:
-        first = np.full(len(none), "negative", object)
-        first[np.diff(x.indptr) > 0] = in_order[begin[np.diff(x.indptr) > 0]]
-        states = np.stack([none, sets.single, several], 1)
-        best = states.argmax(1)
-        label = np.choose(best, [np.full(len(best), "negative", object), first, np.full(len(best), "doublet", object)])
-        probability = states.max(1)
-    else:
-        place = {name: i for i, name in enumerate(names)}
-        chosen = [sorted(in_order[b : b + k], key=place.get) for b, k in zip(begin, sets.size, strict=True)]
-        label = np.array(["+".join(own) or "negative" for own in chosen], object)
-        probability = sets.probability
-    n_features = np.add.reduceat(np.append(expit(cells.log_odds), 0.0), begin) * (np.diff(x.indptr) > 0)
-    values = {("layers", "feature_probability"): matrix(expit(cells.log_odds))}
-    values |= {("layers", "log_bayes_factor"): matrix(odds), ("obs", "feature"): pd.Categorical(label)}
-    values |= {("obs", "call_probability"): probability, ("obs", "n_features"): n_features}
-    values |= {("obs", "negative_probability"): none, ("obs", "ambient_counts"): calls.amount}
-    return values | ({("obs", "doublet_probability"): several} if doublets else {})
+        values["obs", "doublet_probability"] = _several(calls)
+    values["obs", "ambient_counts"] = calls.amount
+    return values
+
+
+def _one(calls: Calls, x: sparse.csr_array, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest of no feature, the likeliest one alone, and several; and its probability."""
+    label = np.full((3, x.shape[0]), "negative", object)
+    some = np.diff(x.indptr) > 0
+    label[1, some] = names[x.indices[calls.sets.order[x.indptr[:-1][some]]]]
+    label[2] = "doublet"
+    states = np.stack([calls.cells.number[:, 0], calls.sets.single, _several(calls)])
+    best = states.argmax(0)
+    return label[best, np.arange(len(best))], states.max(0)
+
+
+def _all(calls: Calls, x: sparse.csr_array, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest set of features, in their order, and its probability."""
+    column = x.indices[calls.sets.order]
+    chosen = [np.sort(column[b : b + k]) for b, k in zip(x.indptr[:-1], calls.sets.size, strict=True)]
+    return np.array(["+".join(names[own]) or "negative" for own in chosen], object), calls.sets.probability
 
 
 def _of_features(calls: Calls, features: FeatureCounts) -> dict:

@@ -103,7 +103,8 @@ def oracle(simulated: Simulated) -> np.ndarray:
         some = x.data >= n
         native = stats.nbinom.pmf(n, simulated.size, zero[some])
         convolved[some] += native * stats.poisson.pmf(x.data[some] - n, simulated.rate[some])
-    ratio = convolved / stats.poisson.pmf(x.data, simulated.rate) * simulated.share[x.indices]
+    absent = np.maximum(stats.poisson.pmf(x.data, simulated.rate), 1e-12 * convolved)  # surer than sure overflows
+    ratio = convolved / absent * simulated.share[x.indices]
     prior = _symmetric(simulated.share, most)
     factor = np.where(prior > 0, simulated.numbers / np.maximum(prior, 1e-300), 0)
     found = np.empty(x.nnz)
@@ -147,7 +148,9 @@ def scores(simulated: Simulated, probability: np.ndarray) -> dict[str, float]:
 def by_chance(probability: np.ndarray) -> float:
     """Calibration error of probabilities that are right, by the luck of so many draws."""
     rng = np.random.default_rng(0)
-    return float(np.mean([calibration_error(probability, rng.random(len(probability)) < probability) for _ in range(20)]))
+    return float(
+        np.mean([calibration_error(probability, rng.random(len(probability)) < probability) for _ in range(20)])
+    )
 
 
 def balanced(native: np.ndarray, called: np.ndarray, n_all: int) -> float:
