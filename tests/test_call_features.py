@@ -15,7 +15,14 @@ import scbayes as sb
 from scbayes.models._feature_calls import Given, call, learn
 from scbayes.models._feature_cells import judge, likeliest_sets, prior_odds, tables, tilts
 from scbayes.models._feature_counts import Features, Sums, distinct, expected, log_ratios, log_zeros, nodes
-from scbayes.models._feature_natives import AMBIENT_SIZE, AMBIENT_SPREAD, Population, renew_ambient_size, renew_natives
+from scbayes.models._feature_natives import (
+    AMBIENT_SIZE,
+    AMBIENT_SPREAD,
+    Population,
+    _derivatives,
+    renew_ambient_size,
+    renew_natives,
+)
 from scbayes.stats._presence import add_up, of_each, of_numbers, split_up
 
 _spec = spec_from_file_location("_feature_barcodes", Path(__file__).parent / "benchmarks" / "_feature_barcodes.py")
@@ -272,6 +279,34 @@ def test_means_and_sizes_are_the_most_probable():
     np.testing.assert_allclose([mean[0, 0], size[0, 0]], best, rtol=1e-4)
 
 
+def test_slopes_and_bends_of_native_counts():
+    """Against differences of scipy's log likelihood."""
+    counts, offset = [np.array([1, 2, 9]), np.array([4, 4, 1, 20, 7])], np.array([-0.3, 0.4])
+    every = np.concatenate(counts)
+    above = (every[:, None] > np.arange(every.max())).sum(0).astype(float)
+
+    def value(at):
+        total = 0.0
+        for own, o in zip(counts, offset, strict=True):
+            mean, r = np.exp(at[0] + at[2] * o), np.exp(at[1])
+            law = stats.nbinom(r, r / (r + mean))
+            total += (law.logpmf(own) - np.log1p(-law.pmf(0))).sum()
+        return total
+
+    at, step = np.array([1.2, 0.8, 0.6]), 1e-4 * np.eye(3)
+    slope, bend, gamma = np.zeros(2), np.zeros((2, 2)), np.zeros(2)
+    sums = np.array([3.0, 5.0]), np.array([own.sum() for own in counts], float)
+    _derivatives(at[:2], at[2], offset, *sums, above, slope, bend, gamma)
+    first = [(value(at + s) - value(at - s)) / 2e-4 for s in step]
+    second = [
+        [(value(at + s + t) - value(at + s - t) - value(at - s + t) + value(at - s - t)) / 4e-8 for s in step]
+        for t in step
+    ]
+    np.testing.assert_allclose([*slope, gamma[0]], first, rtol=1e-5)
+    np.testing.assert_allclose(bend, -np.array(second)[:2, :2], rtol=1e-4)
+    assert gamma[1] == pytest.approx(-second[2][2], rel=1e-4)
+
+
 def test_the_size_of_ambient_counts_is_the_most_probable():
     rng = np.random.default_rng(4)
     profile, amount = np.array([[0.3, 0.7]]), np.array([[1.5, 2.5]])
@@ -372,6 +407,19 @@ def test_several_features_are_named(hashed, called):
     assert "doublet" not in label
     assert "all_doublet_probability" not in called.obs
     np.testing.assert_array_equal(called.obs["all_negative_probability"], called.obs["sb_negative_probability"])
+
+
+def test_hormones_tell_types_of_islet_cells():
+    """Real counts: each type of cell floods the liquid with its hormone."""
+    adata = sb.datasets.pancreas()
+    hormones = {"alpha": "GCG", "beta": "INS", "delta": "SST", "gamma": "PPY", "acinar": "REG1A"}
+    adata.var["feature_types"] = np.where(adata.var_names.isin(hormones.values()), "marker", "gene")
+    sb.tl.call_features(adata, feature_types="marker")
+    called = adata.obs["sb_feature"].astype(str).where(adata.obs["sb_doublet_probability"] < 0.5)
+    for cell_type, hormone in hormones.items():
+        own = called[adata.obs["cell_type"] == cell_type].dropna()
+        assert (own == hormone).mean() > 0.9, cell_type
+    assert sb.get.features(adata).attrs["ambient_size"][0] < 3  # far from Poisson
 
 
 def test_a_known_profile_helps_where_cells_are_few(hashed):

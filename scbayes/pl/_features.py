@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Cells drawn at most, and the share of the width that a group needs for its name.
-N_SHOWN, NAMED = 2000, 0.035
+N_SHOWN, NAMED = 2000, 0.025
 
 
 def features(
@@ -68,9 +68,9 @@ def features(
     image = drawn.imshow(
         np.ma.masked_less(counts, 1), cmap=colors, norm=LogNorm(1, top), aspect="auto", interpolation="none"
     )
-    for edge in edges[1:-1]:
-        drawn.axvline(edge - 0.5, color="0.75", lw=0.6)
     centre, wide = (edges[1:] + edges[:-1]) / 2 - 0.5, np.diff(edges) > NAMED * edges[-1]
+    for edge in edges[1:-1][wide[1:] | wide[:-1]]:
+        drawn.axvline(edge - 0.5, color="0.75", lw=0.6)
     drawn.set_xticks(centre[wide], np.array(groups)[wide], rotation=45, ha="right", rotation_mode="anchor")
     drawn.set_yticks(np.arange(len(names)), names)
     drawn.tick_params(length=0)

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse, stats
-from scipy.special import expit
 
 
 class Simulated(NamedTuple):
@@ -139,6 +138,7 @@ def scores(simulated: Simulated, probability: np.ndarray) -> dict[str, float]:
     undecided = (probability > 0.01) & (probability < 0.99)
     called = probability > 0.5
     found |= {"found": called[native].mean(), "false": (~native)[called].mean()}
+    found["F1"] = f1(native, called)
     found["ECE"] = calibration_error(probability, native)
     found["ECE, undecided"] = calibration_error(probability[undecided], native[undecided])
     found["by chance"] = by_chance(probability[undecided])
@@ -155,6 +155,10 @@ def by_chance(probability: np.ndarray) -> float:
 
 def balanced(native: np.ndarray, called: np.ndarray, n_all: int) -> float:
     return (called[native].mean() + 1 - (called & ~native).sum() / (n_all - native.sum())) / 2
+
+
+def f1(native: np.ndarray, called: np.ndarray) -> float:
+    return 2 * (called & native).sum() / max(called.sum() + native.sum(), 1)
 
 
 def calibration_error(probability: np.ndarray, native: np.ndarray) -> float:
@@ -189,9 +193,9 @@ def scar_rule(simulated: Simulated) -> np.ndarray:
     return (log > np.log(3)).astype(float)
 
 
-def best_limit(simulated: Simulated) -> tuple[int, np.ndarray]:
-    """The limit of counts with the best balanced accuracy, chosen by the truth."""
+def best_limit(simulated: Simulated) -> dict[str, float]:
+    """Balanced accuracy and F1 of the limit of counts that is best for each, chosen by the truth."""
     native, n_all = truth(simulated), np.prod(simulated.x.shape)
-    limits = range(1, int(simulated.x.data.max()) + 1)
-    best = max(limits, key=lambda limit: balanced(native, simulated.x.data >= limit, n_all))
-    return best, expit(100.0 * (simulated.x.data - best + 0.5))
+    called = [simulated.x.data >= limit for limit in range(1, 30)]
+    best = {"balanced": max(balanced(native, own, n_all) for own in called)}
+    return best | {"F1": max(f1(native, own) for own in called)}

@@ -68,12 +68,13 @@ def measure(simulated: Simulated, *, one: bool) -> tuple[dict, dict, dict]:
     best = scores(simulated, oracle(simulated))
     row = {name: value for name, value in scores(simulated, probability).items() if name in CHOSEN}
     row |= {"oracle": best["balanced accuracy"], "oracle, at the share": best["at the share"], "seconds": seconds}
-    limit, called = best_limit(simulated)
-    other = {"oracle": best["balanced accuracy"], "call_features": row["balanced accuracy"]}
-    other |= {"best limit": scores(simulated, called)["balanced accuracy"], "limit": limit}
+    rules = {"oracle": best, "call_features": scores(simulated, probability)}
+    rules["SCAR's ratio"] = scores(simulated, scar_rule(simulated))
     if simulated.x.shape[1] <= 100:  # it takes minutes for more
-        other["normals"] = scores(simulated, cell_ranger(simulated))["balanced accuracy"]
-    other["SCAR's ratio"] = scores(simulated, scar_rule(simulated))["balanced accuracy"]
+        rules["normals"] = scores(simulated, cell_ranger(simulated))
+    other = {f"{name}: balanced": max(own["balanced accuracy"], own["at the share"]) for name, own in rules.items()}
+    other |= {f"{name}: F1": own["F1"] for name, own in rules.items()}
+    other |= {f"best limit: {name}": value for name, value in best_limit(simulated).items()}
     return row, of_cells(simulated, adata) if one else {}, other
 
 
@@ -130,7 +131,7 @@ def hashsolo(adata: ad.AnnData) -> np.ndarray:
 def _short(name: str, value) -> str:
     if name == "data":
         return value
-    return f"{value:.0f}" if name in ("undecided", "limit") else f"{value:.1f}" if name == "seconds" else f"{value:.3f}"
+    return f"{value:.0f}" if name == "undecided" else f"{value:.1f}" if name == "seconds" else f"{value:.3f}"
 
 
 if __name__ == "__main__":
