@@ -393,6 +393,7 @@ def test_other_settings(settings, least):
     if several:
         for b, (_, own) in enumerate(table.groupby("batch", sort=False)):
             assert np.abs(own["ambient"] - simulated.profile[b]).sum() < 0.08
+            assert own["cells"].sum() == pytest.approx(simulated.native[simulated.batch == b].nnz, rel=0.03)
     if "ambient_size" in settings:
         assert table.attrs["ambient_size"][0] == pytest.approx(5, rel=0.4)
 
