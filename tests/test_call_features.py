@@ -12,9 +12,19 @@ from scipy import optimize, sparse, stats
 from scipy.special import expit, logsumexp
 
 import scbayes as sb
-from scbayes.models._feature_calls import Given, call, learn
+from scbayes.models._feature_calls import Given, call, learn, smoothed
 from scbayes.models._feature_cells import judge, likeliest_sets, prior_odds, tables, tilts
-from scbayes.models._feature_counts import Features, Sums, distinct, expected, log_ratios, log_zeros, nodes
+from scbayes.models._feature_counts import (
+    NORMAL,
+    POINTS,
+    Features,
+    Sums,
+    distinct,
+    expected,
+    log_ratios,
+    log_zeros,
+    nodes,
+)
 from scbayes.models._feature_natives import (
     AMBIENT_SIZE,
     AMBIENT_SPREAD,
@@ -277,6 +287,16 @@ def test_means_and_sizes_are_the_most_probable():
     for _ in range(8):
         mean, size, *_ = renew_natives(mean, size, population, 0.5, offset, given)
     np.testing.assert_allclose([mean[0, 0], size[0, 0]], best, rtol=1e-4)
+
+
+def test_ambient_amounts_are_normal_but_for_what_many_cells_show():
+    at = np.linspace(-4.5, 4.5, 15)
+    cells = np.where((at < -1) & (at > -2.5) | (at > 0.5) & (at < 1.5), 1.0, 0.0)
+    many, few = smoothed(1000 * cells, 2 + 0.5 * at, 2.0, 0.5), smoothed(0.01 * cells, 2 + 0.5 * at, 2.0, 0.5)
+    np.testing.assert_allclose([many.sum(), few.sum()], 1)
+    np.testing.assert_allclose(few, NORMAL, atol=1e-3)
+    middle = np.abs(POINTS + 0.3) < 0.2
+    assert many[middle].max() < 0.2 * min(many[POINTS < -1].max(), many[POINTS > 0.5].max())
 
 
 def test_slopes_and_bends_of_native_counts():
