@@ -25,6 +25,7 @@ from scipy import sparse
 
 import scbayes as sb
 
+MARKERS = ["INS", "GCG", "SST", "PPY", "REG1A", "SPP1", "COL1A1"]  # stand in for hashtags
 GENES = ["INS", "GCG", "REG1A", "SPP1"]
 #: What is drawn, as a user would write it.
 PICTURES = [
@@ -51,6 +52,7 @@ PICTURES = [
     "sb.pl.composition(adata, 'mix', n_genes=12)",
     "sb.pl.composition(adata, 'typed', genes=['INS', 'GCG', 'SST', 'PPY', 'GHRL', 'TTR'])",
     "sb.pl.barcode_rank(adata)",
+    "sb.pl.features(adata)",
     "sb.pl.ppc(adata)",
     "sb.pl.ppc(adata, 'mix')",
     "sb.pl.ppc(adata, kind=['mean', 'total', 'detected'])",
@@ -106,6 +108,8 @@ def prepared():
     sb.tl.de(adata, "cell_type", ["beta", "alpha"], sample_key="donor")
     sb.tl.abundance(adata, "cell_type", "donor", sample_key="library")
     sb.pp.ambient_profile(adata, with_empty_droplets(adata))
+    adata.var["feature_types"] = np.where(adata.var_names.isin(MARKERS), "marker", "gene")
+    sb.tl.call_features(adata, feature_types="marker")
     for key in ("sb", "mix"):
         sb.tl.calibrate(adata, key, n_simulations=4, max_cells=500, max_genes=300, **quiet)
         sb.tl.predict(adata, key, n_samples=50, genes=GENES, **quiet)

@@ -14,6 +14,7 @@ from scbayes.get._de_sets import de_sets
 from scbayes.get._distributions import distributions
 from scbayes.get._entropy import entropy
 from scbayes.get._expression import expression
+from scbayes.get._features import features
 from scbayes.get._fit import fit
 from scbayes.get._log_likelihood import log_likelihood
 from scbayes.get._map import map
@@ -37,6 +38,7 @@ __all__ = [
     "distributions",
     "entropy",
     "expression",
+    "features",
     "fit",
     "log_likelihood",
     "map",

@@ -8,6 +8,7 @@ from scbayes.pl._choose_components import choose_components
 from scbayes.pl._compare import compare
 from scbayes.pl._composition import composition
 from scbayes.pl._entropy import entropy
+from scbayes.pl._features import features
 from scbayes.pl._lfc_forest import lfc_forest
 from scbayes.pl._lfc_volcano import lfc_volcano
 from scbayes.pl._loss import loss
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "composition",
     "entropy",
+    "features",
     "lfc_forest",
     "lfc_volcano",
     "loss",

@@ -3,6 +3,7 @@
 from scbayes.tl._abundance import abundance
 from scbayes.tl._assign import assign
 from scbayes.tl._calibrate import calibrate
+from scbayes.tl._call_features import call_features
 from scbayes.tl._choose_components import choose_components
 from scbayes.tl._compare import compare
 from scbayes.tl._de import de
@@ -19,6 +20,7 @@ __all__ = [
     "abundance",
     "assign",
     "calibrate",
+    "call_features",
     "choose_components",
     "compare",
     "de",
