@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
 from scbayes.counts import Counts
 from scbayes.models._ambient_group import AmbientGroup, make_groups
@@ -30,6 +32,8 @@ class Contamination(NamedTuple):
         The groups, with their levels.
     levels
         Posterior of each sample, by its number.
+    width
+        Probability of the interval.
     """
 
     mean: np.ndarray
@@ -37,6 +41,28 @@ class Contamination(NamedTuple):
     high: np.ndarray
     groups: list[AmbientGroup]
     levels: dict[int, Level]
+    width: float
+
+    def table(self, kinds: list[str], samples: list[str]) -> pd.DataFrame:
+        """Level of each group, with its standard deviation, for `uns`."""
+        rows = []
+        seen = dict.fromkeys(self.levels, 0)
+        for group in self.groups:
+            weight = self.levels[group.sample].groups[seen[group.sample]].sum(1)
+            seen[group.sample] += 1
+            mean = weight @ LEVELS
+            sd = np.sqrt(max(weight @ LEVELS**2 - mean**2, 0))
+            rows.append((kinds[group.kind], samples[group.sample], len(group.cells), mean, sd, group.noise))
+        return pd.DataFrame(rows, columns=["kind", "sample", "n_cells", "level", "level_sd", "noise"])
+
+    def drawn(self, sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A draw of the shares: beta distributions of the same moments, whose errors of the level are common."""
+        sd = np.maximum((self.high - self.low) / (2 * stats.norm.isf((1 - self.width) / 2)), 1e-6)
+        relative = np.array([self.levels[s].log_sd if s in self.levels else 0.0 for s in range(sample.max() + 1)])
+        common = np.clip(relative[sample] * self.mean / sd, 0, 1)
+        z = common * rng.normal(size=len(relative))[sample] + np.sqrt(1 - common**2) * rng.normal(size=len(sd))
+        total = np.maximum(self.mean * (1 - self.mean) / sd**2 - 1, 1e-3)
+        return stats.beta.ppf(stats.norm.cdf(z), self.mean * total, (1 - self.mean) * total)
 
 
 def find_contamination(
@@ -96,7 +122,7 @@ def find_contamination(
         for i, weight in zip(own, level.groups, strict=True):
             cells = groups[i].cells
             mean[cells], low[cells], high[cells] = shares_of_cells(evidence[i], weight, width)
-    return Contamination(mean, low, high, groups, levels)
+    return Contamination(mean, low, high, groups, levels, width)
 
 
 def _learn_noise(groups: list[AmbientGroup], rng: np.random.Generator, *, noise: bool) -> dict[int, np.ndarray]:

@@ -7,6 +7,7 @@ from scbayes.tl._call_features import call_features
 from scbayes.tl._choose_components import choose_components
 from scbayes.tl._compare import compare
 from scbayes.tl._de import de
+from scbayes.tl._denoise import denoise
 from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
 from scbayes.tl._log_likelihood import log_likelihood
@@ -24,6 +25,7 @@ __all__ = [
     "choose_components",
     "compare",
     "de",
+    "denoise",
     "entropy",
     "fit",
     "log_likelihood",
