@@ -57,10 +57,10 @@ def test_p_values_are_exact_probabilities():
     x = np.stack([first, n - first], 1)
     probability = np.exp([stats.dirichlet_multinomial.logpmf(row, concentration * profile, n) for row in x])
     score = gene_scores(Counts(sparse.csr_array(x)), concentration * profile[None])[:, 0]
-    found = beside_draws(score, np.full(n + 1, n), profile, concentration, 20_000, np.random.default_rng(0))
+    found = beside_draws(score, np.full(n + 1, n), profile, concentration, 200_000, np.random.default_rng(0))
     lower = np.array([probability[score <= s + 1e-9].sum() for s in score])
     upper = np.array([probability[score >= s - 1e-9].sum() for s in score])
-    np.testing.assert_allclose(found.p, np.minimum(2 * np.minimum(lower, upper), 1), atol=0.015)
+    np.testing.assert_allclose(found.p, np.minimum(2 * np.minimum(lower, upper), 1), atol=0.006)
     mean = probability @ score
     sd = np.sqrt(probability @ (score - mean) ** 2)
     np.testing.assert_allclose(found.z, (score - mean) / sd, atol=0.05)

@@ -36,9 +36,11 @@ class Counts:
         Genes to keep, bool, shape ``(n_genes,)``. The others are pooled into one last gene, so that totals stay whole.
     where
         What messages call the matrix, e.g. ``"layer 'counts'"``.
+    only
+        Columns that are read, bool; the others are as if they were not there.
     """
 
-    def __init__(self, x, batch=None, n_batches: int = 1, mask=None, where: str = "X") -> None:
+    def __init__(self, x, batch=None, n_batches: int = 1, mask=None, where: str = "X", only=None) -> None:
         check_shape(x, where)
         # columns cannot be read in blocks of cells: turned into rows once, not at each pass
         self.x = sparse.csr_array(x) if sparse.issparse(x) and x.format == "csc" else x
@@ -46,7 +48,8 @@ class Counts:
         self.batch = np.zeros(x.shape[0], np.int32) if batch is None else np.ascontiguousarray(batch, np.int32)
         self.n_batches = n_batches
         self.column = None
-        self.n_genes = x.shape[1]
+        self.only = None if only is None or only.all() else np.flatnonzero(only)
+        self.n_genes = x.shape[1] if self.only is None else len(self.only)
         if mask is not None and not mask.all():
             kept = int(mask.sum())
             self.column = np.where(mask, np.cumsum(mask) - 1, kept)
@@ -60,6 +63,8 @@ class Counts:
     def blocks(self, *, check: bool = False) -> Iterator[tuple[int, object]]:
         """First cell and CSR matrix of each block, checked if asked, columns pooled as the mask says."""
         for first, block in row_blocks(self.x, where=self.where):
+            if self.only is not None:
+                block = block[:, self.only]
             if check:
                 check_counts(block, self.where)
             if self.column is not None:
@@ -118,7 +123,7 @@ class Counts:
                 kept.add(block)
                 kept = None if kept.n_bytes > KEEP_BYTES else kept
         if kept is not None:
-            self.x, self.column = kept, None
+            self.x, self.column, self.only = kept, None, None
         return summary.summary()
 
     def weigh(self, summary: Summary, membership: np.ndarray) -> Summary:
