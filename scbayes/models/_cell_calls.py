@@ -25,8 +25,9 @@ from scbayes.models._ambient_profile import smoothed
 from scbayes.models._empty_droplets import find_concentration, gene_scores, total_scores
 from scbayes.stats._urn import beside_draws
 
-#: Standard deviations from the mean of empty droplets of the same total, and draws for it.
-UNLIKE, N_URNS = 3.5, 200
+#: Standard deviations from the mean of empty droplets of the same total, and draws for it. Many droplets are asked:
+#: at 3.5 dozens of a hundred thousand empty ones are as far by chance, and make profiles of cells that are none.
+UNLIKE, N_URNS = 5.0, 200
 #: Cells for each profile, at least.
 N_CELLS = 15
 #: Droplets from which the mixture is learned, and from which a concentration; rounds, and those after which

@@ -89,7 +89,7 @@ def from_droplets(adata: "AnnData", raw, layer: str | None, batch_key: str | Non
 
 
 def _empty(of: Droplets, rule: dict, rng) -> list[_Batch]:
-    total = of.counts.totals()
+    total = of.counts.totals(keep=True)
     found, empty = empty_droplets(of.counts, total, of.known, _rule(rule, of.batches), rng)
     pooled, inflation = [own.counts for own in found], [own.inflation for own in found]
     if of.features is not None:

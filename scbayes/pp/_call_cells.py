@@ -39,7 +39,7 @@ def call_cells(
               + \epsilon\, \mathrm{DM}(x_d; n_d, A_0 a)}{\mathrm{DM}(x_d; n_d, A_0 a)}
 
     What is empty, and its profile :math:`a`, is found as in :func:`scbayes.pp.ambient_profile`. The profiles
-    :math:`p_k` of cells are learned from droplets that lie 3.5 standard deviations from empty ones of the same total,
+    :math:`p_k` of cells are learned from droplets that lie 5 standard deviations from empty ones of the same total,
     then once more from those that are surely cells. The prior :math:`\pi` is learned in bins of the total.
     :math:`\epsilon = 0.02` is for cells that look like the liquid, such as doublets. Droplets are called from the
     likeliest on, as long as the mean of :math:`P(\text{empty})` among them is at most `fdr` and each is likelier a
@@ -99,7 +99,7 @@ def call_cells(
     source = find_counts(adata, layer, None, batch_key)
     batches = source.batches or [None]
     counts = Counts(source.x, source.batch, len(batches), where=source.where, only=rna(adata.var))
-    total, rng = counts.totals(), np.random.default_rng(rng)
+    total, rng = counts.totals(keep=True), np.random.default_rng(rng)
     rule = Rule(min_raw_counts if limits is None else int(np.ceil(limits[0])), limits, batches=tuple(batches))
     found, empty = empty_droplets(counts, total, np.zeros(len(total), bool), rule, rng)
     profile = posterior(np.stack([own.counts for own in found]), np.array([own.inflation for own in found]))
