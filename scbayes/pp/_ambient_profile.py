@@ -63,10 +63,11 @@ def ambient_profile(  # noqa: PLR0913
     adata
         Cells x genes: the cells whose ambient RNA is sought, by name of gene.
     raw
-        All droplets: AnnData (in memory or backed), or a path: ``.h5ad`` (read in blocks), ``.zarr``, 10x's
-        ``raw_feature_bc_matrix.h5`` or its folder. One for each batch: a dict by name of batch. Totals of droplets,
-        shape ``(n_droplets,)``, go with `profile`; a Series has their barcodes as index. None: the profile is estimated
-        from the cells, which is rough and has no uncertainty.
+        All droplets: AnnData (in memory or backed), or a path: ``.h5ad`` or 10x's ``raw_feature_bc_matrix.h5`` (read
+        in blocks), 10x's folder, ``.zarr``. Of several ``var["feature_types"]``, ``"Gene Expression"`` says which
+        droplets are empty, whatever features `adata` has. One for each batch: a dict by name of batch. Totals of
+        droplets, shape ``(n_droplets,)``, go with `profile`; a Series has their barcodes as index. None: the profile
+        is estimated from the cells, which is rough and has no uncertainty.
     batch_key
         Column of `obs`, of `raw` as well unless that is a dict: each batch gets a profile. None: one for all.
     method
@@ -106,6 +107,7 @@ def ambient_profile(  # noqa: PLR0913
         How it was made, with `concentration` (of the Dirichlet distribution of each batch), and droplets by total.
         See :func:`scbayes.get.ambient_profile` and :func:`scbayes.get.barcode_rank`.
 
+    Features of several types share one profile: for one each, give an `adata` with the features of one type.
     Genes that `raw` does not have get a share of 0, an sd of NaN, and a warning in the log.
 
     Raises

@@ -96,7 +96,7 @@ def droplets(adata: "AnnData", raw: Raw, batch_key: str | None, batch: str | Non
     own = decide = None
     if "feature_types" in raw.var:
         kinds = raw.var["feature_types"].astype(str).to_numpy()
-        own, decide = np.isin(kinds, kinds[place[place >= 0]]), rna(raw.var)
+        own, decide = np.isin(kinds, list(set(kinds[place[place >= 0]]))), rna(raw.var)
         place = np.where(place >= 0, (np.cumsum(own) - 1)[place], -1)
     counts = part(decide)
     same = own is None or np.array_equal(own, np.ones(len(own), bool) if decide is None else decide)
