@@ -10,7 +10,7 @@ from scipy.io import mmwrite
 import scbayes as sb
 from scbayes.counts import Counts
 from scbayes.models._ambient_profile import posterior
-from scbayes.models._empty_droplets import find_concentration, gene_scores, total_scores
+from scbayes.models._empty_droplets import find_concentration, gene_scores, pool_empty, total_scores
 from scbayes.models._iterative_profile import iterative_profile
 from scbayes.stats._barcode_ranks import barcode_ranks
 from scbayes.stats._urn import beside_draws
@@ -241,11 +241,24 @@ def test_antibodies_beside_genes_are_left_out(data, tmp_path):
     rng = np.random.default_rng(0)
     tags = ad.AnnData(sparse.csr_matrix(rng.poisson(20, (raw.n_obs, 5)).astype(np.float32)), obs=raw.obs)
     tags.var_names = [f"tag{i}" for i in range(5)]
-    both = ad.concat([raw, tags], axis=1)
-    both.var["feature_types"] = ["Gene Expression"] * N_GENES + ["Antibody Capture"] * 5
+    both = ad.concat([tags, raw], axis=1)
+    both.var["feature_types"] = ["Antibody Capture"] * 5 + ["Gene Expression"] * N_GENES
     tenx_h5(tmp_path / "raw.h5", both)
     sb.pp.ambient_profile(cells, tmp_path / "raw.h5", key_added="other")
     np.testing.assert_allclose(cells.varm["other"], cells.varm["sb_ambient"], rtol=1e-12)
+    cells.var_names = ["tag1", *cells.var_names[1:]]
+    cells.var["feature_types"] = "Gene Expression"
+    sb.pp.ambient_profile(cells, both, key_added="other")
+    assert cells.varm["other"][0] == 0  # an antibody of the same name is none of the genes
+
+
+def test_counts_of_tags_that_vary_among_droplets_are_worth_less():
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(10 * np.full(5, 0.2), 2000)  # A = 10
+    counts = Counts(sparse.csr_array(np.stack([rng.multinomial(20, row) for row in share])))
+    pooled, inflation = pool_empty(counts, np.arange(2000) < 1500, rng)
+    np.testing.assert_array_equal(pooled[0], counts.x[:1500].sum(0))
+    assert inflation[0] == pytest.approx((20 + 10) / (1 + 10), rel=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,9 @@ def call_cells(
     What is empty, and its profile :math:`a`, is found as in :func:`scbayes.pp.ambient_profile`. The profiles
     :math:`p_k` of cells are learned from droplets so far from empty ones of the same total that 0.1 are expected
     there by chance, then once more from those that are surely cells. The prior :math:`\pi` is learned in bins of the
-    total. :math:`\epsilon = 0.02` is for cells that look like the liquid, such as doublets. Droplets are called from the
-    likeliest on, as long as the mean of :math:`P(\text{empty})` among them is at most `fdr` and each is likelier a
-    cell than not.
+    total. :math:`\epsilon = 0.02` is for cells that look like the liquid, such as doublets. Droplets are called from
+    the likeliest on, as long as the mean of :math:`P(\text{empty})` among them is at most `fdr` and each is likelier
+    a cell than not.
 
     Parameters
     ----------
