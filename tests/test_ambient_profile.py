@@ -10,7 +10,7 @@ from scipy.io import mmwrite
 import scbayes as sb
 from scbayes.counts import Counts
 from scbayes.models._ambient_profile import posterior
-from scbayes.models._empty_droplets import find_concentration, gene_scores, total_scores
+from scbayes.models._empty_droplets import find_concentration, gene_scores, pool_empty, total_scores
 from scbayes.models._iterative_profile import iterative_profile
 from scbayes.stats._barcode_ranks import barcode_ranks
 from scbayes.stats._urn import beside_draws
@@ -57,10 +57,10 @@ def test_p_values_are_exact_probabilities():
     x = np.stack([first, n - first], 1)
     probability = np.exp([stats.dirichlet_multinomial.logpmf(row, concentration * profile, n) for row in x])
     score = gene_scores(Counts(sparse.csr_array(x)), concentration * profile[None])[:, 0]
-    found = beside_draws(score, np.full(n + 1, n), profile, concentration, 20_000, np.random.default_rng(0))
+    found = beside_draws(score, np.full(n + 1, n), profile, concentration, 200_000, np.random.default_rng(0))
     lower = np.array([probability[score <= s + 1e-9].sum() for s in score])
     upper = np.array([probability[score >= s - 1e-9].sum() for s in score])
-    np.testing.assert_allclose(found.p, np.minimum(2 * np.minimum(lower, upper), 1), atol=0.015)
+    np.testing.assert_allclose(found.p, np.minimum(2 * np.minimum(lower, upper), 1), atol=0.006)
     mean = probability @ score
     sd = np.sqrt(probability @ (score - mean) ** 2)
     np.testing.assert_allclose(found.z, (score - mean) / sd, atol=0.05)
@@ -241,11 +241,112 @@ def test_antibodies_beside_genes_are_left_out(data, tmp_path):
     rng = np.random.default_rng(0)
     tags = ad.AnnData(sparse.csr_matrix(rng.poisson(20, (raw.n_obs, 5)).astype(np.float32)), obs=raw.obs)
     tags.var_names = [f"tag{i}" for i in range(5)]
-    both = ad.concat([raw, tags], axis=1)
-    both.var["feature_types"] = ["Gene Expression"] * N_GENES + ["Antibody Capture"] * 5
+    both = ad.concat([tags, raw], axis=1)
+    both.var["feature_types"] = ["Antibody Capture"] * 5 + ["Gene Expression"] * N_GENES
     tenx_h5(tmp_path / "raw.h5", both)
     sb.pp.ambient_profile(cells, tmp_path / "raw.h5", key_added="other")
     np.testing.assert_allclose(cells.varm["other"], cells.varm["sb_ambient"], rtol=1e-12)
+    cells.var_names = ["tag1", *cells.var_names[1:]]
+    cells.var["feature_types"] = "Gene Expression"
+    sb.pp.ambient_profile(cells, both, key_added="other")
+    assert cells.varm["other"][0] == 0  # an antibody of the same name is none of the genes
+
+
+def test_counts_of_tags_that_vary_among_droplets_are_worth_less():
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(10 * np.full(5, 0.2), 2000)  # A = 10
+    counts = Counts(sparse.csr_array(np.stack([rng.multinomial(20, row) for row in share])))
+    pooled, inflation = pool_empty(counts, np.arange(2000) < 1500, rng)
+    np.testing.assert_array_equal(pooled[0], counts.x[:1500].sum(0))
+    assert inflation[0] == pytest.approx((20 + 10) / (1 + 10), rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def tagged(_data):
+    """Tags beside the genes of all droplets; two are called as genes are. Cells have 30 of one tag, soup has few."""
+    _, raw = _data
+    rng = np.random.default_rng(3)
+    soup, cell = np.array([0.5, 0.25, 0.15, 0.1]), raw.obs["is_cell"].to_numpy()
+    x = (
+        rng.multinomial(rng.poisson(6, raw.n_obs), soup)
+        + 30 * cell[:, None] * np.eye(4)[rng.integers(4, size=raw.n_obs)]
+    )
+    both = ad.AnnData(sparse.hstack([raw.X, sparse.csr_matrix(x.astype(np.float32))], format="csr"), obs=raw.obs)
+    both.var_names = [*raw.var_names, "g0", "g1", "tag2", "tag3"]
+    both.var["feature_types"] = ["Gene Expression"] * N_GENES + ["Antibody Capture"] * 4
+    return both
+
+
+def test_tags_have_a_profile_of_their_own_in_droplets_whose_rna_is_empty(data, tagged, tmp_path):
+    cells, raw = data
+    own = tagged[:N_CELLS, N_GENES:].copy()
+    sb.pp.ambient_profile(own, tagged)
+    sb.pp.ambient_profile(cells, raw)
+    facts, of_rna = sb.get.ambient_profile(own).attrs, sb.get.ambient_profile(cells).attrs
+    assert facts["n_empty"] == of_rna["n_empty"]
+    pooled = np.asarray(tagged.X[N_CELLS:, N_GENES:].sum(0)).ravel()
+    assert facts["n_counts"][0] == pytest.approx(pooled.sum(), rel=0.01)
+    np.testing.assert_allclose(own.varm["sb_ambient"][:, 0], pooled / pooled.sum(), rtol=0.02)
+    assert (np.abs(own.varm["sb_ambient"][:, 0] - [0.5, 0.25, 0.15, 0.1]) < 3 * own.varm["sb_ambient_sd"][:, 0]).all()
+    tenx_h5(tmp_path / "raw.h5", tagged)
+    sb.pp.ambient_profile(own, tmp_path / "raw.h5", key_added="file")
+    np.testing.assert_allclose(own.varm["file"], own.varm["sb_ambient"])
+    del own.var["feature_types"]  # names alone tell what they are: all four are among the antibodies
+    sb.pp.ambient_profile(own, tagged, key_added="names")
+    np.testing.assert_allclose(own.varm["names"], own.varm["sb_ambient"])
+    sb.pp.ambient_profile(own, tagged, batch_key="batch", key_added="batches")
+    assert l1(own.varm["batches"], own.varm["sb_ambient"]) < 0.05
+    alone = tagged[:, N_GENES:].copy()
+    sb.pp.ambient_profile(own, alone, key_added="alone")
+    assert l1(own.varm["alone"], own.varm["sb_ambient"]) < 0.02
+
+
+def test_cells_are_called_by_rna(tagged):
+    var = tagged.var.set_axis([f"f{i}" for i in range(tagged.n_vars)])[::-1]
+    raw = ad.AnnData(tagged.X[:, ::-1], obs=tagged.obs, var=var)
+    sb.pp.call_cells(raw)
+    expected = raw[:, 4:].copy()
+    sb.pp.call_cells(expected)
+    np.testing.assert_array_equal(raw.obs["sb_cell_probability"], expected.obs["sb_cell_probability"])
+
+
+def test_files_of_cell_ranger_2_are_read(data, tmp_path):
+    import h5py
+
+    cells, raw = data
+    x = sparse.csr_matrix(raw.X)
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        group = file.create_group("GRCh38")
+        group["data"], group["indices"], group["indptr"] = x.data.astype(np.int32), x.indices, x.indptr
+        group["shape"], group["barcodes"] = np.array(x.shape[::-1]), np.array(list(raw.obs_names), "S")
+        group["gene_names"] = group["genes"] = np.array(list(raw.var_names), "S")
+    sb.pp.ambient_profile(cells, raw)
+    sb.pp.ambient_profile(cells, tmp_path / "raw.h5", key_added="other")
+    np.testing.assert_allclose(cells.varm["other"], cells.varm["sb_ambient"], rtol=1e-12)
+    with pytest.raises(KeyError, match="files of 10x have none"):
+        sb.pp.ambient_profile(cells, tmp_path / "raw.h5", raw_layer="umi")
+    with h5py.File(tmp_path / "raw.h5", "a") as file:
+        file.copy("GRCh38", "mm10")
+    with pytest.raises(ValueError, match="several genomes"):
+        sb.pp.ambient_profile(cells, tmp_path / "raw.h5")
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with pytest.raises(ValueError, match="no HDF5 file"):
+        sb.pp.ambient_profile(cells, tmp_path / "text.h5")
+
+
+def test_batches_are_called_the_same_whatever_their_type(data):
+    cells, raw = data
+    sb.pp.ambient_profile(cells, raw, batch_key="batch")
+    cells.obs["batch"] = [int(name[1]) for name in cells.obs["batch"]]
+    raw.obs["batch"] = [float(name[1]) for name in raw.obs["batch"]]
+    sb.pp.ambient_profile(cells, raw, batch_key="batch", key_added="other")
+    np.testing.assert_array_equal(cells.varm["other"], cells.varm["sb_ambient"])
+    one = cells[cells.obs["batch"] == 1].copy()
+    sb.pp.ambient_profile(one, raw, batch_key="batch")  # droplets of other batches are nobody's
+    assert l1(one.varm["sb_ambient"][:, 0], raw.varm["soup"][:, 1]) < 1.3 * l1(cells.varm["other"], raw.varm["soup"])
+    cells.obs["batch"] = 5
+    with pytest.raises(ValueError, match="no droplets of batch '5' in raw, which has"):
+        sb.pp.ambient_profile(cells, raw, batch_key="batch")
 
 
 def test_genes_are_aligned_by_name(data, caplog):
@@ -371,6 +472,16 @@ def test_picture(data):
         ({"raw": 3}, TypeError, "raw is a int"),
         ({"raw": np.ones(5)}, ValueError, "totals of droplets alone"),
         ({"raw": {"b0": None}, "batch_key": "batch"}, ValueError, "has the batches"),
+        ({"raw": {"b0": None}}, ValueError, "give batch_key"),
+        ({"alpha": 1e-9}, ValueError, "between 0.0001 and 1"),
+        ({"empty_range": 5}, ValueError, "empty_range=5"),
+        ({"empty_range": "ab"}, ValueError, "empty_range='ab'"),
+        ({"min_raw_counts": 10**7}, ValueError, "no droplets of at least 10000000 counts"),
+        ({"raw": np.ones((5, 1)), "profile": np.ones(N_GENES)}, ValueError, "shape"),
+        ({"raw": np.full(9, 30), "profile": np.ones(N_GENES)}, ValueError, "one hump"),
+        ({"raw": None, "profile": pd.Series([1.0], ["x"])}, ValueError, "no gene of the cells"),
+        ({"raw": None, "profile": pd.Series([np.nan], ["g1"])}, ValueError, "NaN"),
+        ({"raw": None, "profile": np.full(N_GENES, "a")}, TypeError, "no array of numbers"),
         ({"raw": None, "profile": "soup"}, KeyError, "no column 'soup'"),
         ({"raw": None, "profile": np.ones(3)}, ValueError, "shape"),
         ({"raw": None, "profile": -np.ones(N_GENES)}, ValueError, "negative"),
@@ -392,6 +503,9 @@ def test_droplets_that_cannot_tell_are_refused(data):
     assert sb.get.ambient_profile(cells).attrs["n_empty"] == [N_EMPTY]
     with pytest.raises(ValueError, match="before cells were called"):
         sb.pp.ambient_profile(cells, cells.copy())
+    only = raw[(raw.obs["batch"] == "b1") | raw.obs["is_cell"]].copy()
+    with pytest.raises(ValueError, match="of batch 'b0', but those that are cells by name"):
+        sb.pp.ambient_profile(cells, only, batch_key="batch")
     raw.var_names = [f"other{i}" for i in range(N_GENES)]
     with pytest.raises(ValueError, match="no gene of the cells"):
         sb.pp.ambient_profile(cells, raw)
@@ -401,6 +515,12 @@ def test_droplets_that_cannot_tell_are_refused(data):
         sb.pp.ambient_profile(cells, raw)
     with pytest.raises(TypeError, match="AnnData"):
         sb.pp.ambient_profile(raw.X)
+    cells.X = cells.X.multiply((cells.obs["batch"] == "b0").to_numpy()[:, None]).tocsr()
+    with pytest.raises(ValueError, match="no counts in batch 'b1'"):
+        sb.pp.ambient_profile(cells, batch_key="batch")
+    cells.var_names = ["g0", *cells.var_names[:-1]]
+    with pytest.raises(ValueError, match="var_names_make_unique"):
+        sb.pp.ambient_profile(cells, raw)
 
 
 def test_pooling_the_true_empties_is_nearly_reached(real):

@@ -29,7 +29,7 @@ def named(x) -> ad.AnnData:
 @pytest.fixture(scope="module")
 def _fitted() -> ad.AnnData:
     adata = population()
-    sb.tl.fit(adata, "nbdm", progress=False)
+    sb.tl.fit(adata, "nbdm", method="laplace", progress=False)
     return adata
 
 
@@ -163,7 +163,7 @@ def test_groups_found_in_noise_are_called_by_double_use_only():
     rng = np.random.default_rng(1)
     size, mean = rng.uniform(0.8, 1.2, 100), rng.lognormal(1.5, 0.3, 100)
     adata = named(sparse.csr_matrix(rng.negative_binomial(size, size / (size + mean), (600, 100)).astype(np.float32)))
-    sb.tl.fit(adata, "nbdm", progress=False)
+    sb.tl.fit(adata, "nbdm", method="laplace", progress=False)
     double = share_below(adata.X, two_clusters(adata.X))
     found = {}
     for key in ("sb", None):

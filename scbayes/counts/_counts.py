@@ -36,9 +36,11 @@ class Counts:
         Genes to keep, bool, shape ``(n_genes,)``. The others are pooled into one last gene, so that totals stay whole.
     where
         What messages call the matrix, e.g. ``"layer 'counts'"``.
+    only
+        Columns that are read, bool; the others are as if they were not there.
     """
 
-    def __init__(self, x, batch=None, n_batches: int = 1, mask=None, where: str = "X") -> None:
+    def __init__(self, x, batch=None, n_batches: int = 1, mask=None, where: str = "X", only=None) -> None:
         check_shape(x, where)
         # columns cannot be read in blocks of cells: turned into rows once, not at each pass
         self.x = sparse.csr_array(x) if sparse.issparse(x) and x.format == "csc" else x
@@ -46,7 +48,8 @@ class Counts:
         self.batch = np.zeros(x.shape[0], np.int32) if batch is None else np.ascontiguousarray(batch, np.int32)
         self.n_batches = n_batches
         self.column = None
-        self.n_genes = x.shape[1]
+        self.only = None if only is None or only.all() else np.flatnonzero(only)
+        self.n_genes = x.shape[1] if self.only is None else len(self.only)
         if mask is not None and not mask.all():
             kept = int(mask.sum())
             self.column = np.where(mask, np.cumsum(mask) - 1, kept)
@@ -60,6 +63,8 @@ class Counts:
     def blocks(self, *, check: bool = False) -> Iterator[tuple[int, object]]:
         """First cell and CSR matrix of each block, checked if asked, columns pooled as the mask says."""
         for first, block in row_blocks(self.x, where=self.where):
+            if self.only is not None:
+                block = block[:, self.only]
             if check:
                 check_counts(block, self.where)
             if self.column is not None:
@@ -80,15 +85,24 @@ class Counts:
         x = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
         return Counts(x, self.batch[keep], self.n_batches, where=self.where)
 
-    def totals(self) -> np.ndarray:
-        """Sum of the counts of each cell, int64, from one checked pass."""
+    def totals(self, *, keep: bool = False) -> np.ndarray:
+        """Sum of the counts of each cell, int64, from one checked pass; what a file gives is kept as `summarise` does.
+
+        Parameters
+        ----------
+        keep
+            Whether it is kept.
+        """
         total = np.zeros(self.n_cells, np.int64)
+        kept = Compact(self.n_genes) if keep and self.streamed else None
 
         def add(_, cells: slice, indptr, indices, data) -> None:
             _add_rows(indptr, data, total[cells])
 
         for first, block in self.blocks(check=True):
             over_rows(add, block, first)
+            kept = _kept(kept, block)
+        self._take(kept)
         return total
 
     def genes(self, index) -> "Counts":
@@ -114,11 +128,8 @@ class Counts:
         kept = Compact(self.n_genes) if keep else None
         for first, block in self.blocks(check=True):
             over_rows(summary.add, block, first)
-            if kept is not None:
-                kept.add(block)
-                kept = None if kept.n_bytes > KEEP_BYTES else kept
-        if kept is not None:
-            self.x, self.column = kept, None
+            kept = _kept(kept, block)
+        self._take(kept)
         return summary.summary()
 
     def weigh(self, summary: Summary, membership: np.ndarray) -> Summary:
@@ -221,6 +232,11 @@ class Counts:
         self._run(score, len(sums))
         return sums.sum(0).reshape(self.n_batches, self.n_genes, -1)
 
+    def _take(self, kept: Compact | None) -> None:
+        """Read from memory from now on."""
+        if kept is not None:
+            self.x, self.column, self.only = kept, None, None
+
     def _run(self, function, n_parts: int | None = None) -> None:
         for first, block in self.blocks():
             over_rows(function, block, first, n_parts)
@@ -233,6 +249,13 @@ class Counts:
 
     def _offset(self, cells: slice) -> np.ndarray:
         return self.batch[cells].astype(np.int64) * self.n_genes
+
+
+def _kept(kept: Compact | None, block) -> Compact | None:
+    """What is kept with a block more, None if it takes more than `KEEP_BYTES`."""
+    if kept is not None:
+        kept.add(block)
+    return None if kept is None or kept.n_bytes > KEEP_BYTES else kept
 
 
 def _sums(n_rows: int, n_columns: int) -> np.ndarray:

@@ -70,7 +70,8 @@ def posterior(counts: np.ndarray, inflation: np.ndarray | None = None) -> Profil
         relative = spread + (1 - q) / (q * (alpha.sum(0) + 1))
         mean /= mean.sum(1, keepdims=True)
     sd = mean * np.sqrt(relative)
-    concentration = (mean * (1 - mean)).sum(1) / (sd**2).sum(1) - 1
+    varied = (sd**2).sum(1)  # one gene has all, for sure
+    concentration = np.divide((mean * (1 - mean)).sum(1), varied, out=np.full(len(mean), np.inf), where=varied > 0) - 1
     return Profile(mean.T.copy(), sd.T.copy(), concentration, alike)
 
 

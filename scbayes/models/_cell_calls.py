@@ -18,15 +18,16 @@ import numpy as np
 from scipy import sparse
 from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import svds
-from scipy.special import expit, logit, logsumexp
+from scipy.special import expit, logit, logsumexp, ndtri
 
 from scbayes.counts import Counts
 from scbayes.models._ambient_profile import smoothed
 from scbayes.models._empty_droplets import find_concentration, gene_scores, total_scores
 from scbayes.stats._urn import beside_draws
 
-#: Standard deviations from the mean of empty droplets of the same total, and draws for it.
-UNLIKE, N_URNS = 3.5, 200
+#: Empty droplets that are expected among those that can hardly be empty, if scores were normal, and draws for it. More
+#: would make profiles of cells of their own.
+CHANCE, N_URNS = 0.1, 200
 #: Cells for each profile, at least.
 N_CELLS = 15
 #: Droplets from which the mixture is learned, and from which a concentration; rounds, and those after which
@@ -67,13 +68,13 @@ class Liquid(NamedTuple):
 
 def unlike_liquid(counts: Counts, total: np.ndarray, liquid: Liquid, rng) -> np.ndarray:
     """Droplets that can hardly be empty, given their totals: bool ``(n,)``."""
-    found = np.zeros(counts.n_cells, bool)
+    found, far = np.zeros(counts.n_cells, bool), -ndtri(CHANCE / 2 / counts.n_cells)
     alpha = liquid.profile * liquid.concentration[:, None]
     score = gene_scores(counts, alpha[:, None])[:, 0]
     for b in np.unique(counts.batch):
         own = counts.batch == b
         beside = beside_draws(score[own], total[own], liquid.profile[b], liquid.concentration[b], N_URNS, rng)
-        found[own] = np.abs(beside.z) > UNLIKE
+        found[own] = np.abs(beside.z) > far
     return found
 
 

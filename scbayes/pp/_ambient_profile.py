@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scbayes.pp._ambient_arguments import check_range, check_share, check_whole
 from scbayes.pp._ambient_sources import Found, from_cells, from_droplets, from_profile
-from scbayes.pp._raw_droplets import batch_names, check_mapping
+from scbayes.pp._raw_droplets import check_mapping, distinct_batches
 from scbayes.state import actual, write_result
 from scbayes.state._names import check_anndata
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 METHODS = ("empty", "iterative")
+#: p-values come from draws, and cannot be smaller.
+LEAST_ALPHA = 1e-4
 
 
 def ambient_profile(  # noqa: PLR0913
@@ -60,10 +63,11 @@ def ambient_profile(  # noqa: PLR0913
     adata
         Cells x genes: the cells whose ambient RNA is sought, by name of gene.
     raw
-        All droplets: AnnData (in memory or backed), or a path: ``.h5ad`` (read in blocks), ``.zarr``, 10x's
-        ``raw_feature_bc_matrix.h5`` or its folder. One for each batch: a dict by name of batch. Totals of droplets,
-        shape ``(n_droplets,)``, go with `profile`; a Series has their barcodes as index. None: the profile is estimated
-        from the cells, which is rough and has no uncertainty.
+        All droplets: AnnData (in memory or backed), or a path: ``.h5ad`` or 10x's ``raw_feature_bc_matrix.h5`` (read
+        in blocks), 10x's folder, ``.zarr``. Of several ``var["feature_types"]``, ``"Gene Expression"`` says which
+        droplets are empty, whatever features `adata` has. One for each batch: a dict by name of batch. Totals of
+        droplets, shape ``(n_droplets,)``, go with `profile`; a Series has their barcodes as index. None: the profile
+        is estimated from the cells, which is rough and has no uncertainty.
     batch_key
         Column of `obs`, of `raw` as well unless that is a dict: each batch gets a profile. None: one for all.
     method
@@ -81,7 +85,7 @@ def ambient_profile(  # noqa: PLR0913
     empty_range
         Smallest and largest total of droplets that are empty, untested. Default: found as above, in each batch.
     alpha
-        p-value below which a droplet is not empty, in (0, 1).
+        p-value below which a droplet is not empty, from 0.0001 to 1; smaller ones take longer.
     prob, iterations, sample
         Of ``method="iterative"``: probability per gene, rounds, and largest number of droplets (None: all).
     key_added
@@ -103,6 +107,7 @@ def ambient_profile(  # noqa: PLR0913
         How it was made, with `concentration` (of the Dirichlet distribution of each batch), and droplets by total.
         See :func:`scbayes.get.ambient_profile` and :func:`scbayes.get.barcode_rank`.
 
+    Features of several types share one profile: for one each, give an `adata` with the features of one type.
     Genes that `raw` does not have get a share of 0, an sd of NaN, and a warning in the log.
 
     Raises
@@ -126,19 +131,23 @@ def ambient_profile(  # noqa: PLR0913
     from scanpy import logging as logg
 
     check_anndata(adata)
-    _check(method, raw, profile, alpha, prob, iterations, sample, min_raw_counts, empty_range)
+    check_whole(min_raw_counts=min_raw_counts, iterations=iterations, **({} if sample is None else {"sample": sample}))
+    check_share(prob=prob)
+    check_share(LEAST_ALPHA, alpha=alpha)
+    limits = check_range(empty_range)
+    _check(method, raw, profile, limits)
     clock = logg.info("estimating the profile of ambient RNA")
-    batches = batch_names(adata, batch_key)
+    batches = distinct_batches(adata, batch_key)
     rng = np.random.default_rng(rng)
     if isinstance(raw, Mapping):
         check_mapping(raw, batches)
+    rule = {"method": method, "least": min_raw_counts, "limits": limits, "alpha": alpha}
+    rule |= {"prob": prob, "iterations": iterations, "sample": sample}
     if profile is not None:
-        found = from_profile(adata, profile, raw, batches, min_raw_counts)
+        found = from_profile(adata, profile, raw, batches, rule)
     elif raw is None:
         found = from_cells(adata, layer, batch_key, batches)
     else:
-        rule = {"method": method, "least": min_raw_counts, "limits": empty_range, "alpha": alpha}
-        rule |= {"prob": prob, "iterations": iterations, "sample": sample}
         found = from_droplets(adata, raw, raw_layer, batch_key, rule, rng)
     _say(found, adata, logg)
 
@@ -154,27 +163,19 @@ def ambient_profile(  # noqa: PLR0913
     return out if copy else None
 
 
-def _check(method, raw, profile, alpha, prob, iterations, sample, least, limits) -> None:  # noqa: PLR0917
+def _check(method, raw, profile, limits) -> None:
     if method not in METHODS:
         msg = f"unknown method={method!r}; choose one of {', '.join(METHODS)}"
-        raise ValueError(msg)
-    for name, value in (("alpha", alpha), ("prob", prob)):
-        if not isinstance(value, int | float | np.number) or not 0 < value < 1:
-            msg = f"{name}={value!r}: give a number between 0 and 1"
-            raise ValueError(msg)
-    for name, value in (("min_raw_counts", least), ("iterations", iterations), ("sample", sample)):
-        if not (name == "sample" and value is None) and not (isinstance(value, int | np.integer) and value >= 1):
-            msg = f"{name}={value!r}: give a whole number from 1"
-            raise ValueError(msg)
-    if limits is not None and not (len(limits) == 2 and 0 < limits[0] <= limits[1]):
-        msg = f"empty_range={limits!r}: give the smallest and the largest total of empty droplets"
         raise ValueError(msg)
     if limits is not None and method == "iterative":
         msg = "empty_range belongs to method='empty'"
         raise ValueError(msg)
     totals = isinstance(raw, pd.Series | np.ndarray | list)
     if totals and profile is None:
-        msg = "totals of droplets alone say nothing about genes: give profile=, or all droplets as raw"
+        msg = (
+            "totals of droplets alone say nothing about genes: give profile=, or all droplets as raw, in an AnnData "
+            "(or a dict of one for each batch)"
+        )
         raise ValueError(msg)
     if profile is not None and raw is not None and not totals:
         msg = "profile= goes with totals of droplets or without raw, not with counts of droplets"

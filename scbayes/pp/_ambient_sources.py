@@ -8,9 +8,9 @@ import pandas as pd
 
 from scbayes.counts import Counts
 from scbayes.models._ambient_profile import dirichlet_sd, posterior, smoothed
-from scbayes.models._empty_droplets import Empty, Rule, empty_droplets
+from scbayes.models._empty_droplets import Empty, Rule, empty_droplets, find_limits, find_ranks, pool_empty
 from scbayes.models._iterative_profile import iterative_profile, sampled
-from scbayes.pp._raw_droplets import Droplets, droplets, opened
+from scbayes.pp._raw_droplets import Droplets, droplets, names_of_batches, opened
 from scbayes.state import find_counts
 from scbayes.stats._barcode_ranks import Ranks, barcode_ranks
 
@@ -63,11 +63,11 @@ def from_droplets(adata: "AnnData", raw, layer: str | None, batch_key: str | Non
     sources = [(str(name), raw[name]) for name in sorted(raw, key=str)] if several else [(None, raw)]
     found, there, warnings = [], np.ones(adata.n_vars, bool), []
     for name, source in sources:
-        with opened(source) as own:
-            of = droplets(adata, own, layer, batch_key, name)
+        with opened(source, layer) as own:
+            of = droplets(adata, own, batch_key, name)
             there &= of.place >= 0
             found += (_iterative if rule["method"] == "iterative" else _empty)(of, rule, rng)
-            if own is not adata and not of.known.any():
+            if source is not adata and not of.known.any():
                 where = "raw" if name is None else f"raw of batch {name!r}"
                 warnings.append(f"no cell is in {where} by name: cells are told from empty droplets by totals alone")
     counts, others = np.stack([part.counts for part in found])[:, there], np.array([part.others for part in found])
@@ -89,24 +89,31 @@ def from_droplets(adata: "AnnData", raw, layer: str | None, batch_key: str | Non
 
 
 def _empty(of: Droplets, rule: dict, rng) -> list[_Batch]:
-    limits = rule["limits"]
-    least = rule["least"] if limits is None else int(np.ceil(limits[0]))
-    total = of.counts.totals()
-    found, empty = empty_droplets(of.counts, total, of.known, Rule(least, limits, rule["alpha"]), rng)
+    total = of.counts.totals(keep=True)
+    found, empty = empty_droplets(of.counts, total, of.known, _rule(rule, of.batches), rng)
+    pooled, inflation = [own.counts for own in found], [own.inflation for own in found]
+    if of.features is not None:
+        pooled, inflation = pool_empty(of.features, empty, rng)
     parts = []
     for b, own in enumerate(found):
         here = of.counts.batch == b
-        counts, others = _beside(own.counts, of.place)
+        counts, others = _beside(pooled[b], of.place)
         ranks = ranked(own.ranks, total[here], {"empty": empty[here], "known": of.known[here]})
-        parts.append(_Batch(counts, others, own.inflation, ranks, described(own)))
+        parts.append(_Batch(counts, others, inflation[b], ranks, described(own) | {"n_counts": float(pooled[b].sum())}))
     return parts
 
 
+def _rule(rule: dict, batches: list) -> Rule:
+    limits = rule["limits"]
+    return Rule(rule["least"] if limits is None else int(np.ceil(limits[0])), limits, rule["alpha"], tuple(batches))
+
+
 def _iterative(of: Droplets, rule: dict, rng) -> list[_Batch]:
-    genes, total = of.place[of.place >= 0], of.counts.totals()
+    source = of.counts if of.features is None else of.features
+    genes, total = of.place[of.place >= 0], source.totals()
     parts = []
-    for b, x in enumerate(sampled(of.counts, genes, rule["least"], rule["sample"], rng)):
-        here = (of.counts.batch == b) & (total > 0)
+    for b, x in enumerate(sampled(source, genes, rule["least"], rule["sample"], rng)):
+        here = (source.batch == b) & (total > 0)
         pooled, empty = iterative_profile(x, rule["prob"], rule["iterations"])
         counts = np.zeros(len(of.place))
         counts[of.place >= 0] = pooled
@@ -116,18 +123,18 @@ def _iterative(of: Droplets, rule: dict, rng) -> list[_Batch]:
     return parts
 
 
-def from_profile(adata: "AnnData", profile, totals, batches: list, least: int) -> Found:
+def from_profile(adata: "AnnData", profile, totals, batches: list, rule: dict) -> Found:
     """The profile that a user has."""
     value, there = _given(adata, profile, batches)
     whole = np.array_equal(value, np.round(value)) and value.sum(0).min() > 1
     facts, ranks, source, n_counts = {"n_counts": None}, {}, "profile", np.full(value.shape[1], np.nan)
     if totals is not None:
-        source, total = "totals", _totals(totals)
-        known = np.zeros(len(total), bool)
-        if isinstance(totals, pd.Series):
-            known = totals.index.isin(adata.obs_names)
-        found = barcode_ranks(total[total >= least], known[total >= least])
-        empty = (total >= least) & ~known & (total <= found.split)
+        source, total, told = "totals", _totals(totals), _rule(rule, batches)
+        known = totals.index.isin(adata.obs_names) if isinstance(totals, pd.Series) else np.zeros(len(total), bool)
+        asked = total >= told.least
+        found = find_ranks(total[asked], known[asked], told, None)
+        _, most = find_limits(found, total[asked & ~known], told, None, known=known[asked].any())
+        empty = asked & ~known & (total <= most)
         n_counts[:] = total[empty].sum() / value.shape[1]
         facts = {"n_empty": [int(empty.sum())]} | {name: [x] for name, x in _bends(found).items()}
         ranks = stacked([ranked(found, total, {"empty": empty, "known": known})])
@@ -146,12 +153,14 @@ def from_profile(adata: "AnnData", profile, totals, batches: list, least: int) -
 def from_cells(adata: "AnnData", layer: str | None, batch_key: str | None, batches: list) -> Found:
     """The mean of the cells, for want of anything better."""
     source = find_counts(adata, layer, None, None)
-    codes = None
-    if batch_key is not None:
-        codes = pd.Categorical(adata.obs[batch_key].astype(str), categories=batches).codes
+    codes = None if batch_key is None else pd.Index(batches).get_indexer(names_of_batches(adata, batch_key))
     counts = Counts(source.x, codes, len(batches), where=source.where)
     counts.totals()  # checked
     pooled = counts.gather(np.ones((adata.n_obs, 1)), detected=False)[0][..., 0]
+    if not pooled.sum(1).all():
+        name = batches[int(np.argmin(pooled.sum(1)))]
+        msg = f"{source.where} has no counts" + ("" if name is None else f" in batch {name!r}")
+        raise ValueError(msg)
     mean = np.stack([smoothed(row) for row in pooled], 1)
     nan = np.full(len(batches), np.nan)
     said = "no raw droplets: the profile is the mean of the cells, which is rough; its uncertainty is unknown"
@@ -211,29 +220,40 @@ def _given(adata: "AnnData", profile, batches: list) -> tuple[np.ndarray, np.nda
             msg = "genes repeat in the index of profile"
             raise ValueError(msg)
         there = adata.var_names.isin(profile.index)
+        if not there.any():
+            some = list(adata.var_names[:3]), list(profile.index[:3])
+            msg = f"no gene of the cells ({some[0]}, ...) is in profile ({some[1]}, ...)"
+            raise ValueError(msg)
         if isinstance(profile, pd.DataFrame) and batches != [None]:
             profile = profile.rename(columns=str)
             missing = [name for name in batches if name not in profile]
             if missing:
-                msg = f"profile has no column for batch {missing[0]!r}"
+                msg = f"profile has no column for batch {missing[0]!r}, but {list(profile.columns)}"
                 raise KeyError(msg)
             profile = profile[batches]
-        profile = profile.reindex(adata.var_names).fillna(0.0).to_numpy()
-    value = np.asarray(profile, float)
+        profile = profile.reindex(adata.var_names[there]).to_numpy()
+    try:
+        value = np.asarray(profile, float)
+    except (TypeError, ValueError):
+        msg = f"profile is a {type(profile).__name__} that is no array of numbers"
+        raise TypeError(msg) from None
     value = value[:, None] if value.ndim == 1 else value
     if value.shape[1:] == (1,) and len(batches) > 1:
         value = np.repeat(value, len(batches), 1)
-    if value.shape != (adata.n_vars, len(batches)):
-        msg = f"profile has shape {np.shape(profile)}, for {adata.n_vars} genes and {len(batches)} batch(es)"
+    if value.shape != (there.sum(), len(batches)):
+        msg = f"profile has shape {value.shape}, for {adata.n_vars} genes and {len(batches)} batch(es) of batch_key"
         raise ValueError(msg)
     if not (np.isfinite(value).all() and (value >= 0).all() and (value.sum(0) > 0).all()):
         msg = "profile has negative, infinite or NaN values, or only zeros"
         raise ValueError(msg)
-    return value, there
+    return _spread(value, there), there
 
 
 def _totals(totals) -> np.ndarray:
     value = np.asarray(totals)
+    if value.ndim != 1:
+        msg = f"totals of droplets have shape {value.shape}: give one number for each, or an AnnData of all droplets"
+        raise ValueError(msg)
     if value.dtype.kind not in "iuf" or not (np.isfinite(value).all() and (value >= 0).all() and (value > 0).any()):
         msg = "totals of droplets must be counts, not all zero"
         raise ValueError(msg)

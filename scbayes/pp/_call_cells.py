@@ -8,7 +8,9 @@ from scbayes.counts import Counts
 from scbayes.models._ambient_profile import posterior
 from scbayes.models._cell_calls import Liquid, call, find_cells
 from scbayes.models._empty_droplets import Rule, empty_droplets
+from scbayes.pp._ambient_arguments import check_range, check_share, check_whole
 from scbayes.pp._ambient_sources import described, ranked, stacked
+from scbayes.pp._raw_droplets import rna
 from scbayes.state import actual, find_counts, write_result
 
 if TYPE_CHECKING:
@@ -37,16 +39,17 @@ def call_cells(
               + \epsilon\, \mathrm{DM}(x_d; n_d, A_0 a)}{\mathrm{DM}(x_d; n_d, A_0 a)}
 
     What is empty, and its profile :math:`a`, is found as in :func:`scbayes.pp.ambient_profile`. The profiles
-    :math:`p_k` of cells are learned from droplets that lie 3.5 standard deviations from empty ones of the same total,
-    then once more from those that are surely cells. The prior :math:`\pi` is learned in bins of the total.
-    :math:`\epsilon = 0.02` is for cells that look like the liquid, such as doublets. Droplets are called from the
-    likeliest on, as long as the mean of :math:`P(\text{empty})` among them is at most `fdr` and each is likelier a
-    cell than not.
+    :math:`p_k` of cells are learned from droplets so far from empty ones of the same total that 0.1 are expected
+    there by chance, then once more from those that are surely cells. The prior :math:`\pi` is learned in bins of the
+    total. :math:`\epsilon = 0.02` is for cells that look like the liquid, such as doublets. Droplets are called from
+    the likeliest on, as long as the mean of :math:`P(\text{empty})` among them is at most `fdr` and each is likelier
+    a cell than not.
 
     Parameters
     ----------
     adata
         All droplets x genes, before cells were called. May be backed; droplets above `min_counts` are held in memory.
+        Of several ``var["feature_types"]``, ``"Gene Expression"`` decides.
     batch_key
         Column of `obs`: each batch has its own liquid, and its own totals; profiles of cells are shared.
     layer
@@ -88,22 +91,17 @@ def call_cells(
     """
     from scanpy import logging as logg
 
-    for name, value in (("n_profiles", n_profiles), ("min_raw_counts", min_raw_counts), ("min_counts", min_counts)):
-        if not (name == "min_counts" and value is None) and not (isinstance(value, int | np.integer) and value >= 1):
-            msg = f"{name}={value!r}: give a whole number from 1"
-            raise ValueError(msg)
-    if not isinstance(fdr, int | float | np.number) or not 0 < fdr < 1:
-        msg = f"fdr={fdr!r}: give a share between 0 and 1"
-        raise ValueError(msg)
-    if empty_range is not None and not (len(empty_range) == 2 and 0 < empty_range[0] <= empty_range[1]):
-        msg = f"empty_range={empty_range!r}: give the smallest and the largest total of empty droplets"
-        raise ValueError(msg)
+    check_whole(n_profiles=n_profiles, min_raw_counts=min_raw_counts)
+    check_whole(**({} if min_counts is None else {"min_counts": min_counts}))
+    check_share(fdr=fdr)
+    limits = check_range(empty_range)
     clock = logg.info("calling cells")
     source = find_counts(adata, layer, None, batch_key)
-    counts = Counts(source.x, source.batch, max(len(source.batches), 1), where=source.where)
-    total, rng = counts.totals(), np.random.default_rng(rng)
-    least = min_raw_counts if empty_range is None else int(np.ceil(empty_range[0]))
-    found, empty = empty_droplets(counts, total, np.zeros(len(total), bool), Rule(least, empty_range), rng)
+    batches = source.batches or [None]
+    counts = Counts(source.x, source.batch, len(batches), where=source.where, only=rna(adata.var))
+    total, rng = counts.totals(keep=True), np.random.default_rng(rng)
+    rule = Rule(min_raw_counts if limits is None else int(np.ceil(limits[0])), limits, batches=tuple(batches))
+    found, empty = empty_droplets(counts, total, np.zeros(len(total), bool), rule, rng)
     profile = posterior(np.stack([own.counts for own in found]), np.array([own.inflation for own in found]))
     liquid = Liquid(profile.mean.T, np.array([own.concentration for own in found]))
     smallest = np.array([own.limits[0] + 1 for own in found]) if min_counts is None else np.full(len(found), min_counts)
@@ -123,7 +121,7 @@ def call_cells(
         ranks.append(ranked(own.ranks, total[here], {"empty": empty[here], "cells": probability[here]}))
     values = {("obs", "cell_probability"): probability, ("obs", "is_cell"): called}
     values |= {("uns", name): value for name, value in stacked(ranks).items()}
-    facts = {"layer": source.layer, "batch_key": batch_key, "batches": source.batches or [None], "fdr": float(fdr)}
+    facts = {"layer": source.layer, "batch_key": batch_key, "batches": batches, "fdr": float(fdr)}
     facts |= {"n_cells": int(called.sum()), "expected_cells": float(probability.sum())}
     facts |= {"min_counts": smallest.astype(float).tolist(), "n_profiles": int(n_profiles)}
     facts |= {name: [described(own)[name] for own in found] for name in described(found[0])}

@@ -18,6 +18,11 @@ import numpy as np
 
 from scbayes.stats._jit import jit
 
+#: Counts up to which the term of a gene is a product, and not of gamma functions.
+SMALL = 20
+#: Slices of the range from 0 to 1, for each gene.
+N_GUIDES = 2
+
 
 class Sums(NamedTuple):
     """Beside draws of the same total, ``(n,)`` each.
@@ -54,8 +59,11 @@ def beside_draws(
     totals, start = np.unique(total[order], return_index=True)
     first = np.append(start, len(value))
     cumulative = np.cumsum(profile)
+    cumulative /= cumulative[-1]
+    # where to look for the gene of a number from 0 to 1: at the first of its slice of that range, or soon after
+    guide = np.searchsorted(cumulative, np.arange(N_GUIDES * len(profile)) / (N_GUIDES * len(profile)), side="right")
     tails, moments = np.zeros((2, len(score)), np.int64), np.zeros((len(totals), 2))
-    model = cumulative / cumulative[-1], profile * concentration, float(concentration)
+    model = cumulative, guide, profile * concentration, float(concentration)
     _urns(value, totals, first, *model, n_urns, rng, tails, moments)
     for begin, end in pairwise(first.tolist()):  # a draw below one sample is below all likelier ones of its total
         tails[:, begin:end] = np.cumsum(tails[:, begin:end], 1)
@@ -69,33 +77,66 @@ def beside_draws(
 
 
 @jit
-def _urns(value, totals, first, cumulative, alpha, concentration, n_urns, rng, tails, moments):  # noqa: PLR0917
+def _urns(value, totals, first, cumulative, guide, alpha, concentration, n_urns, rng, tails, moments):  # noqa: PLR0917
     """Count draws in ``tails`` at the smallest sum of a sample that is no smaller, and at the smallest that is larger.
 
     Sums of draws of each total, and of their squares, are added to ``moments``.
     """
-    last = totals[-1]
+    last, end = totals[-1], len(alpha) - 1
     drawn, count = np.empty(last, np.int64), np.zeros(len(alpha), np.int64)
+    new = np.log(alpha)  # the terms of genes without molecules, which are the most
     for _ in range(n_urns):
         score, t = 0.0, 0
         for n in range(last):
-            if rng.random() * (concentration + n) < concentration:
-                gene = min(np.searchsorted(cumulative, rng.random(), side="right"), len(alpha) - 1)
+            u = rng.random() * (concentration + n)
+            if u < concentration:
+                u /= concentration
+                gene = guide[min(int(u * len(guide)), len(guide) - 1)]
+                while gene < end and cumulative[gene] <= u:
+                    gene += 1
             else:
-                gene = drawn[rng.integers(0, n)]
-            score += math.log((count[gene] + alpha[gene]) / (count[gene] + 1.0))
-            count[gene] += 1
+                gene = drawn[min(int(u - concentration), n - 1)]
+            have = count[gene]
+            score += new[gene] if have == 0 else math.log((have + alpha[gene]) / (have + 1.0))
+            count[gene] = have + 1
             drawn[n] = gene
             if n + 1 == totals[t]:
                 # sums in two orders differ by rounding: equal counts are equal
                 slack = 1e-9 * abs(score)
                 own = value[first[t] : first[t + 1]]
-                for tail in range(2):
-                    place = np.searchsorted(own, score - slack if tail == 0 else score + slack)
-                    if place < len(own):
-                        tails[tail, first[t] + place] += 1
+                place = np.searchsorted(own, score - slack)
+                if place < len(own):
+                    tails[0, first[t] + place] += 1
+                while place < len(own) and own[place] < score + slack:
+                    place += 1
+                if place < len(own):
+                    tails[1, first[t] + place] += 1
                 moments[t, 0] += score
                 moments[t, 1] += score * score
                 t += 1
         for n in range(last):
             count[drawn[n]] = 0
+
+
+@jit
+def add_scores(indptr, indices, data, offset, alpha, first, out):
+    """Add the sum over genes in :math:`L` of each row of CSR to ``out``, ``(n, K)``.
+
+    ``alpha`` and ``first``, its logarithm: ``(n_batches * n_genes, K)``; ``offset``: of the batch of each row in it.
+    """
+    for c in range(len(indptr) - 1):
+        for i in range(indptr[c], indptr[c + 1]):
+            gene, x = offset[c] + indices[i], int(data[i])
+            if x == 1:
+                for k in range(out.shape[1]):
+                    out[c, k] += first[gene, k]
+            elif x <= SMALL:
+                for k in range(out.shape[1]):
+                    odds = 1.0
+                    for j in range(1, x):
+                        odds *= (j + alpha[gene, k]) / (j + 1)
+                    out[c, k] += first[gene, k] + math.log(odds)
+            else:
+                for k in range(out.shape[1]):
+                    a = alpha[gene, k]
+                    out[c, k] += math.lgamma(x + a) - math.lgamma(a) - math.lgamma(x + 1.0)
