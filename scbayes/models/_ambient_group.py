@@ -125,9 +125,17 @@ def make_groups(
         square.data = square.data.astype(np.float64) ** 2
         groups.append(
             AmbientGroup(
-                int(k), int(s), cells, part, n, np.ascontiguousarray(profiles[:, b], np.float64),
-                np.asarray(part.sum(0), np.float64).ravel(), np.asarray(square.sum(0)).ravel(),
-                np.asarray(part.T @ n).ravel(), centres[b], level,
+                int(k),
+                int(s),
+                cells,
+                part,
+                n,
+                np.ascontiguousarray(profiles[:, b], np.float64),
+                np.asarray(part.sum(0), np.float64).ravel(),
+                np.asarray(square.sum(0)).ravel(),
+                np.asarray(part.T @ n).ravel(),
+                centres[b],
+                level,
                 programmes=np.zeros((x.shape[1], 0)),
             )
         )

@@ -19,10 +19,34 @@ from scbayes.models._ambient_group import FLOOR, AmbientGroup
 
 #: Values of delta at which scores are computed; between them a cubic spline.
 NODES = np.array(
-    [-1.5, -1.1, -0.8, -0.55, -0.4, -0.3, -0.22, -0.15, -0.1, -0.05, 0, 0.05, 0.1, 0.15, 0.22, 0.3, 0.4, 0.5, 0.62, 0.75, 0.9]
+    [
+        -1.5,
+        -1.1,
+        -0.8,
+        -0.55,
+        -0.4,
+        -0.3,
+        -0.22,
+        -0.15,
+        -0.1,
+        -0.05,
+        0,
+        0.05,
+        0.1,
+        0.15,
+        0.22,
+        0.3,
+        0.4,
+        0.5,
+        0.62,
+        0.75,
+        0.9,
+    ]
 )
 #: Values at which the likelihood is tabulated.
-FINE = np.unique(np.round(np.r_[np.linspace(-1.5, -0.3, 41), np.linspace(-0.3, 0.4, 176), np.linspace(0.4, 0.9, 26)], 6))
+FINE = np.unique(
+    np.round(np.r_[np.linspace(-1.5, -0.3, 41), np.linspace(-0.3, 0.4, 176), np.linspace(0.4, 0.9, 26)], 6)
+)
 #: Cells are weighed in classes of like totals.
 N_CLASSES = 6
 

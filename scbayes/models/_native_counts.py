@@ -31,8 +31,8 @@ def native_profile(group: AmbientGroup) -> np.ndarray:
 
 def native_size(group: AmbientGroup) -> np.ndarray:
     """Size r of native counts: overdispersion and programmes together, ``(n_genes,)``."""
-    native = np.maximum(group.native(group.expected()), 1e-300)
-    programmes = np.sum(group.programmes**2, axis=1) / native**2
+    native = group.native(group.expected())
+    programmes = np.sum(group.programmes**2, axis=1) / np.maximum(native, 1e-12) ** 2
     return np.clip(1 / (group.noise * (group.dispersion + np.minimum(programmes, 1.0))), *SIZES)
 
 

@@ -56,7 +56,9 @@ def find_programmes(groups: list[AmbientGroup], rng: np.random.Generator) -> Non
     filters = [share / scale for share, scale in zip(native, scales, strict=True)]
     rows = [sparse.diags_array(1 / group.total) @ group.x for group in groups]
     means = [group.mean for group in groups]
-    along = np.linalg.qr(np.column_stack([(g.profile - m) * f for g, m, f in zip(groups, means, filters, strict=True)]))[0]
+    along = np.linalg.qr(
+        np.column_stack([(g.profile - m) * f for g, m, f in zip(groups, means, filters, strict=True)])
+    )[0]
     observed = [group.sums / group.exposure for group in groups]
 
     def forward(vectors: np.ndarray) -> np.ndarray:
