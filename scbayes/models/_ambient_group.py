@@ -15,7 +15,7 @@ import numpy as np
 from scbayes.counts import Counts
 
 #: Counts that the mean of a gene over all cells is worth in that of a group.
-PRIOR_COUNTS = 2.0
+PRIOR_COUNTS = 4.0
 #: The level of a group is known to about this share of itself while noise is estimated.
 LEVEL_ERROR = 0.3
 #: No mean falls below this share of the larger of m and a.

@@ -17,6 +17,11 @@ from scbayes.models._silent_genes import level_from_genes
 #: Groups of fewer cells say nothing about their cells, which have what is known of the sample.
 MIN_CELLS = 20
 N_ROUNDS = 3
+#: Standard deviation of the error of a group's log level that comes from what the model leaves out: it is larger
+#: where native variance is not what was modelled, by this power of how many times it is, up to a limit.
+MISFIT, MISFIT_POWER, LARGEST_MISFIT = 0.07, 1 / 3, 0.15
+#: Power of the same by which the noise of a cell is larger.
+NOISE_POWER = 0.15
 #: Largest slope of the share on the logarithm of the total, either way.
 SLOPES = (-0.5, 1.2)
 
@@ -145,12 +150,13 @@ def _evidence(
 ) -> Evidence:
     n = len(group.cells)
     if curve is None:
-        return Evidence(np.ones((n, len(FINE)), np.float32), np.zeros(n, int), np.zeros(len(LEVELS)))
-    curve = curve / excess.get(id(group), np.ones(n))[:, None]
+        return Evidence(np.ones((n, len(FINE)), np.float32), np.zeros(n, int), np.zeros(len(LEVELS)), MISFIT)
+    misfit = min(MISFIT * group.noise**MISFIT_POWER, LARGEST_MISFIT)
+    curve = curve / (group.noise**NOISE_POWER * excess.get(id(group), np.ones(n))[:, None])
     # sums of counts are of the mean before the shift
     before = np.clip((LEVELS - group.shift) / (1 - group.shift), LEVELS[0], LEVELS[-1])
     genes = np.zeros(len(LEVELS)) if silent is None else silent(np.log(before))
-    return Evidence(np.exp(curve).astype(np.float32), np.zeros(n, int), genes)
+    return Evidence(np.exp(curve).astype(np.float32), np.zeros(n, int), genes, misfit)
 
 
 def _with_slope(groups: list, deltas: list, evidence: list[Evidence]) -> list[Evidence]:

@@ -28,8 +28,6 @@ SHARES = np.linspace(0, 0.96, 481)
 STEP, N_STEPS = 0.25, 3
 #: Shares need not follow a beta distribution exactly: log likelihoods of levels count for this share.
 TRUST = 0.3
-#: Standard deviation of the error of a group's log level that comes from what the model leaves out.
-MISFIT = 0.08
 #: Cells of a group that are asked about the level.
 N_CELLS = 2000
 #: Levels less likely than this in a group are left out of the posteriors of its cells.
@@ -47,11 +45,14 @@ class Evidence(NamedTuple):
         Class of each cell by h, integers from ``-N_STEPS`` to ``N_STEPS``.
     genes
         Log likelihood of `LEVELS` from genes, ``(n_levels,)``.
+    misfit
+        Standard deviation of the error of the log level that comes from what the model leaves out.
     """
 
     likelihood: np.ndarray
     step: np.ndarray
     genes: np.ndarray
+    misfit: float
 
 
 class Level(NamedTuple):
@@ -60,9 +61,9 @@ class Level(NamedTuple):
     Attributes
     ----------
     mean, sd
-        Of M.
+        Of M; the latter with what the model leaves out.
     log_sd
-        Of the logarithm of the levels of groups, averaged over cells.
+        Of the logarithm of the levels of groups as far as the model goes, averaged over cells.
     groups
         Probability of levels and concentrations in each group, ``(n_groups, n_levels, n_concentrations)``.
     """
@@ -102,19 +103,20 @@ def find_level(evidence: list[Evidence], prior: tuple[float, float]) -> Level:
     weight /= weight.sum()
     of_level = weight.sum((0, 2))
     mean = of_level @ LEVELS
-    groups = []
-    for j in range(len(evidence)):
+    groups, spread = [], []
+    for j, one in enumerate(evidence):
         others = total - terms[j]
         outer = np.einsum("kms,lms->lk", np.exp(others - others.max()), kernel)
         log_joint = own[j] + np.log(np.maximum(outer, 1e-300))
         joint = np.exp(log_joint - log_joint.max())
-        groups.append(joint / joint.sum())
-    blur = np.exp(-0.5 * (apart / MISFIT) ** 2)
-    groups = np.einsum("ml,jlk->jmk", blur / blur.sum(0), np.stack(groups))
-    marginal = groups.sum(2)
-    spread = np.sqrt(np.maximum(marginal @ log_level**2 - (marginal @ log_level) ** 2, 0))
-    n = np.array([len(one.step) for one in evidence])
-    return Level(mean, np.sqrt(max(of_level @ LEVELS**2 - mean**2, 0)), float(spread @ n / n.sum()), groups)
+        joint /= joint.sum()
+        marginal = joint.sum(1)
+        spread.append(np.sqrt(max(marginal @ log_level**2 - (marginal @ log_level) ** 2, 0)))
+        blur = np.exp(-0.5 * (apart / one.misfit) ** 2)
+        groups.append((blur / blur.sum(0)) @ joint)
+    n = np.array([len(one.step) for one in evidence]) / sum(len(one.step) for one in evidence)
+    variance = max(of_level @ LEVELS**2 - mean**2, 0) + mean**2 * (n @ [one.misfit**2 for one in evidence])
+    return Level(mean, float(np.sqrt(variance)), float(n @ spread), np.stack(groups))
 
 
 def shares_of_cells(one: Evidence, group: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

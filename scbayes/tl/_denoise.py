@@ -8,7 +8,6 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scbayes.models._contamination import N_ROUNDS, find_contamination
-from scbayes.models._contamination_level import MISFIT
 from scbayes.models._native_counts import ROUNDINGS, divide_counts
 from scbayes.tl._denoise_arguments import codes_of, counts_in_memory, kinds_of, profiles_of, samples_of
 from scbayes.tl._storing import store
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 #: Median of the level of a sample, and standard deviation of its logarithm.
 PRIOR = (0.08, 1.0)
 #: A level is identified if its logarithm is known better than this.
-IDENTIFIED = 0.17
+IDENTIFIED = 0.125
 
 
 def denoise(
@@ -132,8 +131,7 @@ def denoise(
         bar.update()
     samples = {}
     for s, level in found.levels.items():
-        sd = level.mean * float(np.hypot(level.sd / level.mean, MISFIT))
-        samples[names[s]] = {"level": level.mean, "level_sd": sd, "identified": bool(level.log_sd < IDENTIFIED)}
+        samples[names[s]] = {"level": level.mean, "level_sd": level.sd, "identified": bool(level.log_sd < IDENTIFIED)}
     unsure = [name for name, one in samples.items() if not one["identified"]]
     if unsure:
         logg.warning(
