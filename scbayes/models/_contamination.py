@@ -106,7 +106,9 @@ def find_contamination(
         for group in groups:
             group.dispersion = spread
         excess = _learn_noise(asked, rng, noise=step > 0)
-        curves = [log_likelihood(group) if len(group.cells) >= MIN_CELLS else None for group in groups]
+        curves = [
+            log_likelihood(group, roughly=not last) if len(group.cells) >= MIN_CELLS else None for group in groups
+        ]
         deltas = [np.zeros(len(g.cells)) if c is None else _mode(c) for g, c in zip(groups, curves, strict=True)]
         evidence = [_evidence(*each, excess) for each in zip(groups, curves, silent, strict=True)]
         evidence = _with_slope(groups, deltas, evidence)

@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 #: Size of the negative binomial: error of the profile.
 SIZE = np.float32(100)
 #: Levels that are asked about, and numbers of them: over all, and around the best.
-LEVELS, N_COARSE, N_FINE = (0.003, 0.65), 15, 11
+LEVELS, N_COARSE, N_FINE = (0.003, 0.65), 13, 9
 #: Genes with fewer expected counts (as if all were ambient), or far more of their own, say nothing.
 LEAST_COUNTS, LARGEST_RATIO = 2.0, 5.0
 #: Genes share errors of the profile: their joint log likelihood counts for this share.
