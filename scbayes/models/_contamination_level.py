@@ -4,10 +4,11 @@ r"""How much ambient RNA there is in the cells of a sample, and in each cell.
           \rho_c \sim \mathrm{Beta}(\mu_c \kappa, (1 - \mu_c) \kappa), \qquad
           \mu_c = \bar\rho_{j(c)}\, h_c
 
-for the groups j of a sample with common level M. Cells of fewer counts may hold a larger share: h follows from a slope on
-the logarithm of the total. The likelihood of a cell depends on :math:`\delta = (\rho - \bar\rho) / (1 - \bar\rho)` only.
-A level is known because no share is below 0 and their distribution is a beta distribution (with :math:`\mu\kappa \ge 1`),
-and from genes that the group does not express. All is integrated on a grid.
+for the groups j of a sample with common level M. Cells of fewer counts may hold a larger share: h follows from a slope
+on the logarithm of the total. The likelihood of a cell depends on
+:math:`\delta = (\rho - \bar\rho) / (1 - \bar\rho)` only. A level is known because no share is below 0 and their
+distribution is a beta distribution (with :math:`\mu\kappa \ge 1`), and from genes that the group does not express. All
+is integrated on a grid.
 """
 
 from typing import NamedTuple

@@ -116,8 +116,8 @@ def _scale(group: AmbientGroup) -> np.ndarray:
 def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.ndarray]:
     r"""Set how noisy native expression of one kind is, and return how much noisier than that each cell is.
 
-    :math:`\delta` is estimated from two halves of the genes: random ones, and those that are mostly ambient beside those
-    that are mostly native. They differ by Poisson noise and by native variance: how many times the native variance is
+    :math:`\delta` is estimated from two halves of the genes: random ones, and those that are mostly ambient beside
+    those that are mostly native. They differ by Poisson noise and by native variance: how many times the native variance is
     what was modelled follows. A cell whose halves differ far more than in others is no such cell, and says less.
     """
     seen = []

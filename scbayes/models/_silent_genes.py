@@ -5,7 +5,8 @@ r"""What the genes that a group hardly expresses say about its level of ambient 
 
 Y are the counts of the whole group, n native expression relative to the profile. Too high a level expects counts that
 are not there. Too low a level needs genes that are expressed all at the same low ratio to the profile, which the wide
-components cannot be: silent genes lie at one value, that of the level. The size s = 100 allows 10% error of the profile.
+components cannot be: silent genes lie at one value, that of the level. The size s = 100 allows 10% error of the
+profile.
 """
 
 import numpy as np

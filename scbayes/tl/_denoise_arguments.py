@@ -65,7 +65,7 @@ def profiles_of(adata: "AnnData", ambient, batch_key: str | None) -> Profiles:
         value = np.asarray(ambient, float)
     value = value[:, None] if value.ndim == 1 else value
     if value.ndim != 2 or len(value) != adata.n_vars:
-        msg = f"ambient has shape {value.shape}: give a share for each of {adata.n_vars} genes, and a column for each batch"
+        msg = f"ambient has shape {value.shape}: give shares of {adata.n_vars} genes, and a column for each batch"
         raise ValueError(msg)
     if not np.isfinite(value).all() or (value < 0).any() or (value.sum(0) <= 0).any():
         msg = "ambient: shares must be finite, not negative, and not all zero"
