@@ -35,6 +35,8 @@ MISFIT = 0.08
 N_CELLS = 2000
 #: Levels less likely than this in a group are left out of the posteriors of its cells.
 LEAST = 2e-3
+#: Products of prior and likelihood below this are what single precision has left of them.
+LOST = 1e-37
 
 
 class Evidence(NamedTuple):
@@ -132,14 +134,23 @@ def shares_of_cells(one: Evidence, group: np.ndarray, width: float) -> tuple[np.
         for step in np.unique(one.step):
             cells = one.step == step
             mass = _mass(step)[:, i] @ (group[i] / marginal[i])
-            each = one.likelihood[cells] * mass
-            each /= np.maximum(each.sum(1, keepdims=True), 1e-300)
+            each = _posterior(one.likelihood[cells], mass, share)
             mean[cells] += marginal[i] * (each @ middle)
             summed = np.hstack([np.zeros((len(each), 1)), np.cumsum(each, axis=1)])
             cumulative[cells] += marginal[i] * (between @ summed.T).T
     mean, cumulative = mean / marginal[kept].sum(), cumulative / marginal[kept].sum()
     low, high = (_quantile(cumulative, q) for q in ((1 - width) / 2, (1 + width) / 2))
     return mean, low, high
+
+
+def _posterior(likelihood: np.ndarray, mass: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Probability of the interval around each of `FINE`; where the prior all but excludes a cell, its likelihood's."""
+    each = likelihood * mass
+    lost = each.sum(1) < LOST
+    possible = np.diff(np.clip(share, 0, 1)) > 0
+    each[lost] = likelihood[lost] * possible
+    each[lost, np.argmax(possible)] += LOST  # the smallest share, where the likelihood is of negative ones
+    return each / each.sum(1, keepdims=True)
 
 
 def _log_evidence(one: Evidence) -> np.ndarray:
