@@ -19,7 +19,7 @@ from scipy import sparse, special
 from scbayes.models._ambient_scores import FINE
 
 LEVELS = np.geomspace(0.003, 0.6, 64)
-CONCENTRATIONS = np.geomspace(3, 300, 25)
+CONCENTRATIONS = np.geomspace(3, 1500, 31)
 SPREADS = np.array([0.05, 0.1, 0.2, 0.4])
 #: Mean of the spread of levels between groups of a sample.
 TYPICAL_SPREAD = 0.15
