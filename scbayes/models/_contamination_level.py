@@ -35,6 +35,8 @@ MISFIT = 0.08
 N_CELLS = 2000
 #: Levels less likely than this in a group are left out of the posteriors of its cells.
 LEAST = 2e-3
+#: A level is identified if its logarithm is known better than this.
+IDENTIFIED = 0.17
 #: Products of prior and likelihood below this are what single precision has left of them.
 LOST = 1e-37
 
@@ -74,6 +76,11 @@ class Level(NamedTuple):
     sd: float
     log_sd: float
     groups: np.ndarray
+
+    @property
+    def identified(self) -> bool:
+        """Whether the data tell the level, and it is not at the end of those that are considered."""
+        return bool(self.log_sd < IDENTIFIED and self.mean + self.sd < LEVELS[-1])
 
 
 def steps_of(total: np.ndarray, slope: float) -> np.ndarray:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 #: Median of the level of a sample, and standard deviation of its logarithm.
 PRIOR = (0.08, 1.0)
-#: A level is identified if its logarithm is known better than this.
-IDENTIFIED = 0.17
 
 
 def denoise(
@@ -133,7 +131,7 @@ def denoise(
     samples = {}
     for s, level in found.levels.items():
         sd = level.mean * float(np.hypot(level.sd / level.mean, MISFIT))
-        samples[names[s]] = {"level": level.mean, "level_sd": sd, "identified": bool(level.log_sd < IDENTIFIED)}
+        samples[names[s]] = {"level": level.mean, "level_sd": sd, "identified": level.identified}
     unsure = [name for name, one in samples.items() if not one["identified"]]
     if unsure:
         logg.warning(
