@@ -110,3 +110,39 @@ def _droplets(seed: int = 0, *, cell_total: float = 2000) -> "tuple[AnnData, Ann
     raw = AnnData(sparse.csr_matrix(x.astype(np.float32)), obs=obs, var=var)
     raw.varm["soup"] = soup.T.copy()
     return raw[:n_cells].copy(), raw
+
+
+@pytest.fixture(scope="session")
+def soupy() -> "Callable[..., AnnData]":
+    """Return a function that simulates cells with known native and ambient counts."""
+    return _soupy
+
+
+def _soupy(seed: int = 0, *, n_cells: int = 400, silent: float = 0.3, equal: bool = False) -> "AnnData":
+    """Cells of three kinds in two batches: negative binomial counts with a programme, and soup.
+
+    Of each kind the share ``silent`` of the genes is not expressed; ``equal``: all cells have the same share of soup.
+    """
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+    from scipy import sparse
+
+    n_genes, rng = 300, np.random.default_rng(seed)
+    kinds = rng.lognormal(0, 1.3, n_genes) * rng.lognormal(0, 0.9, (3, n_genes))
+    kinds *= rng.random(kinds.shape) >= silent
+    kinds /= kinds.sum(1, keepdims=True)
+    soup = np.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]) @ kinds * rng.lognormal(0, 0.3, n_genes)
+    soup /= soup.sum(1, keepdims=True)
+    kind, batch = rng.integers(3, size=n_cells), rng.integers(2, size=n_cells)
+    rho = np.full(n_cells, 0.12) if equal else np.clip(rng.beta(2, 14, n_cells), 0.005, 0.6)
+    total = rng.lognormal(np.log(3000), 0.35, n_cells)
+    expressed = kinds[kind] * np.exp(rng.normal(size=(n_cells, 1)) * rng.normal(0, 0.15, n_genes))
+    expressed /= expressed.sum(1, keepdims=True)
+    native = rng.poisson(rng.gamma(5, 1 / 5, expressed.shape) * expressed * (total * (1 - rho))[:, None])
+    ambient = rng.poisson(soup[batch] * (total * rho)[:, None])
+    obs = pd.DataFrame({"kind": pd.Categorical([f"k{k}" for k in kind]), "batch": [f"b{b}" for b in batch], "rho": rho})
+    adata = AnnData(sparse.csr_matrix((native + ambient).astype(np.float32)), obs.set_index(obs.index.astype(str)))
+    adata.var_names = [f"g{i}" for i in range(n_genes)]
+    adata.layers["native"], adata.varm["soup"] = sparse.csr_matrix(native), soup.T.copy()
+    return adata

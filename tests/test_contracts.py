@@ -113,6 +113,7 @@ IN_PLACE = {
     "tl.residuals": {"genes": ["gene1", "gene2"]},
     "tl.assign": {"key": "mix", "unknown": 0.01},
     "tl.call_features": {"doublets": False},
+    "tl.denoise": {"progress": False},
     "tl.entropy": {"key": "mix"},
     "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
     "tl.abundance": {"groupby": "type", "condition": "batch", "sample_key": "sample"},

@@ -1,7 +1,7 @@
 r"""Weighted sums of a cell's counts, with weights of each gene that do not know the cell.
 
-Weights :math:`w_g(m_g)` that were made of the group's mean :math:`m_g`, in which the cell has a share, are fitted to its
-counts. The weight without the cell is, to first order in what it has more than it should,
+Weights :math:`w_g(m_g)` that were made of the group's mean :math:`m_g`, in which the cell has a share, are fitted to
+its counts. The weight without the cell is, to first order in what it has more than it should,
 
 .. math:: s_{ct} = \sum_g u_{cg} \bigl[w_{gt} + (u_{cg} - N_c m_g)\, w'_{gt}\bigr],
 
@@ -37,7 +37,7 @@ def leave_out_sums(block, total: np.ndarray, weights: np.ndarray, change: np.nda
 
 
 @jit
-def _add(indptr, indices, data, total, weights, change, mean, out):  # noqa: PLR0917
+def _add(indptr, indices, data, total, weights, change, mean, out):
     for c in range(len(indptr) - 1):
         to = out[c]
         for k in range(indptr[c], indptr[c + 1]):

@@ -4,8 +4,8 @@ r"""Cells of one kind in one batch, as a line between what they express and what
           \mathrm{Var}[x_{cg}] = N_c \mu_{cg} + N_c^2 (1 - \delta_c)^2\,(v_g + (FF^\top)_{gg})
 
 m is the mean composition of the group, a the ambient profile. The share of ambient counts is
-:math:`\rho_c = \bar\rho + (1 - \bar\rho)\,\delta_c`: how cells differ (:math:`\delta`) is seen without knowing the level
-:math:`\bar\rho` of the group.
+:math:`\rho_c = \bar\rho + (1 - \bar\rho)\,\delta_c`: how cells differ (:math:`\delta`) is seen without knowing the
+level :math:`\bar\rho` of the group.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ FLOOR = 0.01
 
 @dataclass(eq=False)
 class AmbientGroup:
-    """State of one group.
+    r"""State of one group.
 
     Attributes
     ----------
@@ -41,9 +41,9 @@ class AmbientGroup:
     centre
         Share of each gene in all cells of the batch: where the mean of a gene of few counts is drawn to.
     level
-        :math:`\\bar\\rho`, as far as it is known.
+        :math:`\bar\rho`, as far as it is known.
     shift
-        m is that of the cells moved this far towards a, so that :math:`\\delta` has mean 0 over cells.
+        m is that of the cells moved this far towards a, so that :math:`\delta` has mean 0 over cells.
     dispersion
         Squared coefficient of variation of native expression, ``(n_genes,)``.
     programmes

@@ -7,8 +7,8 @@ The quasi-score of :math:`\delta` is linear in the counts,
 
 with V the covariance of :math:`x_c / N_c`: diagonal plus the native programmes, inverted by Woodbury's identity. Genes
 that vary between cells of the group for other reasons weigh little; genes that the group does not express have Poisson
-noise, and weigh much. For independent Poisson or negative binomial counts s is the score of the likelihood; its integral
-over :math:`\delta` is the log quasi-likelihood (Wedderburn 1974).
+noise, and weigh much. For independent Poisson or negative binomial counts s is the score of the likelihood; its
+integral over :math:`\delta` is the log quasi-likelihood (Wedderburn 1974).
 """
 
 import numpy as np

@@ -10,7 +10,7 @@ from scipy import stats
 from scbayes.counts import Counts
 from scbayes.models._ambient_group import AmbientGroup, make_groups
 from scbayes.models._ambient_scores import FINE, log_likelihood
-from scbayes.models._contamination_level import Evidence, Level, LEVELS, find_level, shares_of_cells, steps_of
+from scbayes.models._contamination_level import LEVELS, Evidence, Level, find_level, shares_of_cells, steps_of
 from scbayes.models._native_noise import dispersion, find_noise, find_programmes
 from scbayes.models._silent_genes import level_from_genes
 

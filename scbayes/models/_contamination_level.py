@@ -4,10 +4,11 @@ r"""How much ambient RNA there is in the cells of a sample, and in each cell.
           \rho_c \sim \mathrm{Beta}(\mu_c \kappa, (1 - \mu_c) \kappa), \qquad
           \mu_c = \bar\rho_{j(c)}\, h_c
 
-for the groups j of a sample with common level M. Cells of fewer counts may hold a larger share: h follows from a slope on
-the logarithm of the total. The likelihood of a cell depends on :math:`\delta = (\rho - \bar\rho) / (1 - \bar\rho)` only.
-A level is known because no share is below 0 and their distribution is a beta distribution (with :math:`\mu\kappa \ge 1`),
-and from genes that the group does not express. All is integrated on a grid.
+for the groups j of a sample with common level M. Cells of fewer counts may hold a larger share: h follows from a slope
+on the logarithm of the total. The likelihood of a cell depends on
+:math:`\delta = (\rho - \bar\rho) / (1 - \bar\rho)` only. A level is known because no share is below 0 and their
+distribution is a beta distribution (with :math:`\mu\kappa \ge 1`), and from genes that the group does not express. All
+is integrated on a grid.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from scipy import sparse, special
 from scbayes.models._ambient_scores import FINE
 
 LEVELS = np.geomspace(0.003, 0.6, 64)
-CONCENTRATIONS = np.geomspace(3, 300, 25)
+CONCENTRATIONS = np.geomspace(3, 1500, 31)
 SPREADS = np.array([0.05, 0.1, 0.2, 0.4])
 #: Mean of the spread of levels between groups of a sample.
 TYPICAL_SPREAD = 0.15
@@ -32,6 +33,10 @@ TRUST = 0.3
 N_CELLS = 2000
 #: Levels less likely than this in a group are left out of the posteriors of its cells.
 LEAST = 2e-3
+#: A level is identified if its logarithm is known better than this.
+IDENTIFIED = 0.125
+#: Products of prior and likelihood below this are what single precision has left of them.
+LOST = 1e-37
 
 
 class Evidence(NamedTuple):
@@ -72,6 +77,11 @@ class Level(NamedTuple):
     sd: float
     log_sd: float
     groups: np.ndarray
+
+    @property
+    def identified(self) -> bool:
+        """Whether the data tell the level, and it is not at the end of those that are considered."""
+        return bool(self.log_sd < IDENTIFIED and self.mean + self.sd < LEVELS[-1])
 
 
 def steps_of(total: np.ndarray, slope: float) -> np.ndarray:
@@ -133,14 +143,23 @@ def shares_of_cells(one: Evidence, group: np.ndarray, width: float) -> tuple[np.
         for step in np.unique(one.step):
             cells = one.step == step
             mass = _mass(step)[:, i] @ (group[i] / marginal[i])
-            each = one.likelihood[cells] * mass
-            each /= np.maximum(each.sum(1, keepdims=True), 1e-300)
+            each = _posterior(one.likelihood[cells], mass, share)
             mean[cells] += marginal[i] * (each @ middle)
             summed = np.hstack([np.zeros((len(each), 1)), np.cumsum(each, axis=1)])
             cumulative[cells] += marginal[i] * (between @ summed.T).T
     mean, cumulative = mean / marginal[kept].sum(), cumulative / marginal[kept].sum()
     low, high = (_quantile(cumulative, q) for q in ((1 - width) / 2, (1 + width) / 2))
     return mean, low, high
+
+
+def _posterior(likelihood: np.ndarray, mass: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Probability of the interval around each of `FINE`; where the prior all but excludes a cell, its likelihood's."""
+    each = likelihood * mass
+    lost = each.sum(1) < LOST
+    possible = np.diff(np.clip(share, 0, 1)) > 0
+    each[lost] = likelihood[lost] * possible
+    each[lost, np.argmax(possible)] += LOST  # the smallest share, where the likelihood is of negative ones
+    return each / each.sum(1, keepdims=True)
 
 
 def _log_evidence(one: Evidence) -> np.ndarray:

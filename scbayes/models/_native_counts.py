@@ -33,20 +33,20 @@ def native_size(group: AmbientGroup) -> np.ndarray:
     """Size r of native counts: overdispersion and programmes together, ``(n_genes,)``."""
     native = group.native(group.expected())
     programmes = np.sum(group.programmes**2, axis=1) / np.maximum(native, 1e-12) ** 2
-    return np.clip(1 / (group.noise * (group.dispersion + np.minimum(programmes, 1.0))), *SIZES)
+    return 1 / np.clip(group.noise * (group.dispersion + np.minimum(programmes, 1.0)), 1 / SIZES[1], 1 / SIZES[0])
 
 
 def divide_counts(
     x: sparse.csr_array, groups: list[AmbientGroup], share: np.ndarray, *, rounding: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and a whole number of native counts for each stored value of ``x``, both ``(n_stored,)``.
+    r"""Posterior mean and a whole number of native counts for each stored value of ``x``, both ``(n_stored,)``.
 
     Parameters
     ----------
     x
         Cells x genes; what is in no group stays as it is.
     share
-        :math:`\\rho` of each cell.
+        :math:`\rho` of each cell.
     rounding
         ``"ranked"``: of each gene in each group as many counts are taken as are expected to be ambient, where they are
         likeliest ambient. ``"stochastic"``: means rounded up or down at random. ``"draw"``: from the posterior.
@@ -67,7 +67,7 @@ def divide_counts(
             least, left = _limits(seen, np.floor(taken) + (rng.random(n) < extra))
             _take(*vectors, cells, *tables, whole, least, left)
         elif rounding == "draw":
-            _draw(*vectors, cells, *tables, whole, int(rng.integers(2**31)))
+            _draw(*vectors, cells, *tables, whole, rng)
     if rounding == "stochastic":
         low = np.floor(native)
         whole = low + (rng.random(len(native)) < native - low)
@@ -99,7 +99,7 @@ def _longest(indptr, data, cells):
 
 
 @jit
-def _divide(indptr, indices, data, cells, ambient, own, profile, share, size, native, seen, taken):  # noqa: PLR0913, PLR0917
+def _divide(indptr, indices, data, cells, ambient, own, profile, share, size, native, seen, taken):  # noqa: PLR0917
     tail = np.empty(_longest(indptr, data, cells))
     for i in range(len(cells)):
         for k in range(indptr[cells[i]], indptr[cells[i] + 1]):
@@ -112,7 +112,7 @@ def _divide(indptr, indices, data, cells, ambient, own, profile, share, size, na
 
 
 @jit
-def _take(indptr, indices, data, cells, ambient, own, profile, share, size, whole, least, left):  # noqa: PLR0913, PLR0917
+def _take(indptr, indices, data, cells, ambient, own, profile, share, size, whole, least, left):  # noqa: PLR0917
     tail = np.empty(_longest(indptr, data, cells))
     for i in range(len(cells)):
         for k in range(indptr[cells[i]], indptr[cells[i] + 1]):
@@ -128,14 +128,13 @@ def _take(indptr, indices, data, cells, ambient, own, profile, share, size, whol
 
 
 @jit
-def _draw(indptr, indices, data, cells, ambient, own, profile, share, size, whole, seed):  # noqa: PLR0913, PLR0917
-    np.random.seed(seed)  # Numba's own generator, not that of NumPy
+def _draw(indptr, indices, data, cells, ambient, own, profile, share, size, whole, rng):  # noqa: PLR0917
     tail = np.empty(_longest(indptr, data, cells))
     for i in range(len(cells)):
         for k in range(indptr[cells[i]], indptr[cells[i] + 1]):
             g = indices[k]
             divide(data[k], ambient[i] * profile[g], own[i] * share[g], size[g], tail)
-            u = np.random.random()
+            u = rng.random()
             for j in range(int(data[k])):
                 if tail[j] > u:
                     whole[k] -= 1

@@ -95,7 +95,7 @@ def find_programmes(groups: list[AmbientGroup], rng: np.random.Generator) -> Non
         own = scores[first : first + len(group.cells)]
         first += len(group.cells)
         direction = (group.profile - mean) / scale
-        direction /= np.linalg.norm(direction)
+        direction /= max(np.linalg.norm(direction), 1e-300)
         found = vectors * loads
         if n:
             soup = x @ (direction / scale) - m @ (direction / scale)
@@ -116,18 +116,21 @@ def _scale(group: AmbientGroup) -> np.ndarray:
 def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.ndarray]:
     r"""Set how noisy native expression of one kind is, and return how much noisier than that each cell is.
 
-    :math:`\delta` is estimated from two halves of the genes: random ones, and those that are mostly ambient beside those
-    that are mostly native. They differ by Poisson noise and by native variance: how many times the native variance is
-    what was modelled follows. A cell whose halves differ far more than in others is no such cell, and says less.
+    :math:`\delta` is estimated from two halves of the genes: random ones, and those that are mostly ambient beside
+    those that are mostly native. They differ by Poisson noise and by native variance: how many times the native
+    variance is what was modelled follows. A cell whose halves differ far more than in others is no such cell, and says
+    less.
     """
     seen = []
     for group in groups:
         typical = 1 / np.mean(1 / group.total)
         weight, change = gene_weights(group, 0.0, typical)
         mean = group.expected()
-        halves = _halves(np.maximum(weight * (group.profile - mean), 0), mean / group.profile, rng)
+        halves = _halves(np.maximum(weight * (group.profile - mean), 0), group.profile / mean, rng)
         weights, changes = weight[:, None] * halves, change[:, None] * halves
         average, rise = anchored(group, weights, changes)
+        both = np.repeat((rise > 0).reshape(-1, 2).all(1), 2)  # a half that knows nothing has no other to differ from
+        rise = np.where(both, rise, np.inf)
         sums = leave_out_sums(group.x, group.total, weights, changes, group.sums / group.exposure)
         delta = (sums / group.total[:, None] - average) / rise
         each = weights / rise
@@ -144,14 +147,14 @@ def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.
     noise = float(np.clip(max(times[0], times[1:].mean()), 1.0, LARGEST_NOISE))
     for group in groups:
         group.noise = noise
-    ratios = [d**2 / (poisson + noise * native) for d, poisson, native in seen]
+    ratios = [d**2 / np.maximum(poisson + noise * native, 1e-300) for d, poisson, native in seen]
     found = [(PRIOR_HALVES + r.sum(1)) / (PRIOR_HALVES + r.shape[1]) for r in ratios]
     return [np.where(each > ODD, each, 1.0) for each in found]
 
 
 def _halves(information: np.ndarray, ratio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Halves of the genes in pairs of columns: first by how ambient they are, then random ones."""
-    order = np.argsort(ratio, kind="stable")
+    order = np.argsort(-ratio, kind="stable")
     summed = np.cumsum(information[order])
     ambient = np.zeros(len(ratio), bool)
     ambient[order[summed < summed[-1] / 2]] = True

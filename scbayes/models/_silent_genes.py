@@ -5,7 +5,8 @@ r"""What the genes that a group hardly expresses say about its level of ambient 
 
 Y are the counts of the whole group, n native expression relative to the profile. Too high a level expects counts that
 are not there. Too low a level needs genes that are expressed all at the same low ratio to the profile, which the wide
-components cannot be: silent genes lie at one value, that of the level. The size s = 100 allows 10% error of the profile.
+components cannot be: silent genes lie at one value, that of the level. (Two narrow components about n = 1 are for a
+profile that these cells themselves make: then no gene is silent.) The size s = 100 allows 10% error of the profile.
 """
 
 import numpy as np
@@ -19,8 +20,10 @@ LEVELS, N_COARSE, N_FINE = (0.003, 0.65), 13, 9
 LEAST_COUNTS, LARGEST_RATIO = 2.0, 5.0
 #: Genes share errors of the profile: their joint log likelihood counts for this share.
 WEIGHT = 0.25
-LOG_RATIO = np.linspace(-6, 3, 28)
+LOG_RATIO = np.unique(np.round(np.r_[np.linspace(-6, 3, 28), np.linspace(-0.6, 0.6, 13)], 6))
 CENTRES = np.arange(-5, 2.6, 0.5)
+#: Standard deviations of n about 1 where the profile is that of these cells, which then says nothing of the level.
+ALIKE = np.array([0.05, 0.12, 0.25])
 N_ROUNDS = 80
 
 
@@ -46,6 +49,8 @@ def level_from_genes(sums: np.ndarray, exposure: float, profile: np.ndarray) -> 
 
 def _log_likelihood(counts: np.ndarray, expected: np.ndarray, log_level: np.ndarray) -> np.ndarray:
     shape = np.exp(-0.5 * ((LOG_RATIO - CENTRES[:, None]) / 0.5) ** 2)
+    alike = np.exp(-0.5 * (LOG_RATIO / ALIKE[:, None]) ** 2)
+    shape = np.vstack([shape, alike]) * np.gradient(LOG_RATIO)
     shape = np.block([[np.ones((1, 1)), np.zeros((1, len(LOG_RATIO)))], [np.zeros((len(shape), 1)), shape]])
     shape = (shape / shape.sum(1, keepdims=True)).astype(np.float32)
     ratio = np.r_[0.0, np.exp(LOG_RATIO)].astype(np.float32)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 #: Median of the level of a sample, and standard deviation of its logarithm.
 PRIOR = (0.08, 1.0)
-#: A level is identified if its logarithm is known better than this.
-IDENTIFIED = 0.125
 
 
 def denoise(
@@ -131,7 +129,7 @@ def denoise(
         bar.update()
     samples = {}
     for s, level in found.levels.items():
-        samples[names[s]] = {"level": level.mean, "level_sd": level.sd, "identified": bool(level.log_sd < IDENTIFIED)}
+        samples[names[s]] = {"level": level.mean, "level_sd": level.sd, "identified": level.identified}
     unsure = [name for name, one in samples.items() if not one["identified"]]
     if unsure:
         logg.warning(

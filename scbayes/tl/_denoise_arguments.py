@@ -7,12 +7,16 @@ import pandas as pd
 
 from scbayes.counts import Counts
 from scbayes.state import Source, read_fit, read_result
+from scbayes.state._read import batch_names
 from scbayes.state._source import find_counts
-from scbayes.tl._de_groups import categories_of
+from scbayes.tl._de_groups import categories_of, column_of, names_of
 from scbayes.tl._quick_groups import quick_groups
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: Kind of cells of which none is known.
+MISSING = "missing"
 
 
 class Profiles(NamedTuple):
@@ -49,7 +53,7 @@ def profiles_of(adata: "AnnData", ambient, batch_key: str | None) -> Profiles:
         if ambient not in adata.varm:
             msg = f"no profile {ambient!r} in adata.varm: run sb.pp.ambient_profile(adata, raw) first, or pass shares"
             raise KeyError(msg)
-        name, value = ambient, np.asarray(adata.varm[ambient], float)
+        name, value = ambient, adata.varm[ambient]
         if ambient in adata.uns:
             facts = read_result(adata, "ambient_profile", ambient, ambient).facts
             batches, batch_key = [str(b) for b in facts["batches"]], facts["batch_key"]
@@ -60,25 +64,32 @@ def profiles_of(adata: "AnnData", ambient, batch_key: str | None) -> Profiles:
             said = f"has no row for {len(absent)} genes, first {absent[0]!r}" if len(absent) else "has genes twice"
             msg = f"ambient {said}: give a share for each of adata.var_names"
             raise ValueError(msg)
-        value, batches = table.loc[adata.var_names].to_numpy(float), [str(b) for b in table.columns]
+        value, batches = table.loc[adata.var_names], [*batch_names(table.columns.to_series())]
     else:
-        value = np.asarray(ambient, float)
+        value = ambient
+    try:
+        value = np.asarray(value, float)
+    except (TypeError, ValueError):
+        msg = f"ambient is a {type(ambient).__name__} of no numbers: give shares, or the name of a slot of adata.varm"
+        raise TypeError(msg) from None
     value = value[:, None] if value.ndim == 1 else value
-    if value.ndim != 2 or len(value) != adata.n_vars:
-        msg = f"ambient has shape {value.shape}: give a share for each of {adata.n_vars} genes, and a column for each batch"
+    if value.ndim != 2 or len(value) != adata.n_vars or not value.shape[1]:
+        msg = f"ambient has shape {value.shape}: give shares of {adata.n_vars} genes, and a column for each batch"
         raise ValueError(msg)
     if not np.isfinite(value).all() or (value < 0).any() or (value.sum(0) <= 0).any():
         msg = "ambient: shares must be finite, not negative, and not all zero"
         raise ValueError(msg)
+    if batch_key is not None:
+        column = column_of(adata, batch_key)
     if value.shape[1] == 1:
         batch_key, batches = None, []
     else:
         if batch_key is None:
             msg = f"ambient has {value.shape[1]} columns: name the column of obs with the batches, batch_key="
             raise ValueError(msg)
-        found = categories_of(adata, batch_key)
-        batches = batches or [str(b) for b in found.cat.categories]
-        absent = sorted(set(found.dropna().astype(str)) - set(batches))
+        found = batch_names(column)
+        batches = batches or [*batch_names(column.astype("category").cat.categories.to_series())]
+        absent = sorted(set(found.dropna()) - set(batches))
         if absent or found.isna().any() or len(batches) != value.shape[1]:
             said = f"batch {absent[0]!r} has no column" if absent else "batches and columns do not match"
             msg = f"obs[{batch_key!r}] and the {value.shape[1]} columns of ambient: {said}"
@@ -90,7 +101,7 @@ def codes_of(adata: "AnnData", column: str | None, names: list[str]) -> np.ndarr
     """Place of each cell's value in ``names``; 0 where there is no column."""
     if column is None:
         return np.zeros(adata.n_obs, np.int32)
-    return pd.Index(names).get_indexer(adata.obs[column].astype(str)).astype(np.int32)
+    return pd.Index(names).get_indexer(batch_names(adata.obs[column])).astype(np.int32)
 
 
 def kinds_of(adata: "AnnData", counts: Counts, *, groupby: str | None, key: str | None, seed: int) -> Kinds:
@@ -100,10 +111,10 @@ def kinds_of(adata: "AnnData", counts: Counts, *, groupby: str | None, key: str 
         raise ValueError(msg)
     if groupby is not None:
         values = categories_of(adata, groupby).cat.remove_unused_categories()
-        names = [str(name) for name in values.cat.categories]
-        code = values.cat.codes.to_numpy().astype(int)
+        names, code = names_of(values, groupby), values.cat.codes.to_numpy().astype(int)
         if (code < 0).any():
-            code, names = np.where(code < 0, len(names), code), [*names, "missing"]
+            names = names if MISSING in names else [*names, MISSING]
+            code = np.where(code < 0, names.index(MISSING), code)
         return Kinds(code, names, f"obs[{groupby!r}]")
     if key is not None:
         shares = read_fit(adata, key).posterior.responsibilities
@@ -124,7 +135,7 @@ def samples_of(adata: "AnnData", sample_key: str | None) -> tuple[np.ndarray, li
     if values.isna().any():
         msg = f"obs[{sample_key!r}] has missing values: give each cell a sample"
         raise ValueError(msg)
-    return values.cat.codes.to_numpy().astype(int), [str(name) for name in values.cat.categories]
+    return values.cat.codes.to_numpy().astype(int), names_of(values, sample_key)
 
 
 def counts_in_memory(adata: "AnnData", layer: str | None, batch: np.ndarray, n_batches: int) -> tuple[Source, Counts]:

@@ -22,8 +22,12 @@ def quick_groups(counts: Counts, seed: int) -> np.ndarray:
     """
     from sklearn.cluster import KMeans
 
+    if counts.n_cells < 2 * MIN_CELLS:
+        return np.zeros(counts.n_cells, int)
     pcs = principal_components(counts, seed)[0][:, :N_PCS]
-    n = int(np.clip(len(pcs) // MIN_CELLS, 1, N_CLUSTERS))
+    if not np.ptp(pcs):
+        return np.zeros(counts.n_cells, int)
+    n = min(len(pcs) // MIN_CELLS, N_CLUSTERS)
     code = KMeans(n, n_init=3, random_state=seed).fit_predict(pcs)
     while code.max() > 0:
         distance = _distances(pcs, code)
@@ -46,7 +50,7 @@ def _distances(pcs: np.ndarray, code: np.ndarray) -> np.ndarray:
     n = code.max() + 1
     size = np.bincount(code)
     centre = np.stack([np.bincount(code, pc, n) / size for pc in pcs.T], axis=1)
-    spread = [np.cov(pcs[code == k].T, bias=True) for k in range(n)]
+    spread = [np.atleast_2d(np.cov(pcs[code == k].T, bias=True)) for k in range(n)]
     found = np.full((n, n), np.inf)
     for i in range(n):
         for j in range(i):

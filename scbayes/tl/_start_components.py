@@ -133,6 +133,8 @@ def principal_components(counts: Counts, seed: int) -> tuple[np.ndarray, np.ndar
     value = (x.data * np.repeat(1e4 / total, np.diff(x.indptr))).astype(np.float32)
     x = sparse.csr_matrix((value, x.indices, x.indptr), shape=x.shape)
     genes = _variable(x)
+    if min(x.shape[0], len(genes)) < 2:
+        return np.zeros((x.shape[0], 1)), genes
     x = x[:, genes].log1p()
     small = ad.AnnData(x)
     with warnings.catch_warnings(), sc.settings.verbosity.override(0):
