@@ -113,6 +113,7 @@ IN_PLACE = {
     "tl.residuals": {"genes": ["gene1", "gene2"]},
     "tl.assign": {"key": "mix", "unknown": 0.01},
     "tl.call_features": {"doublets": False},
+    "tl.denoise": {"groupby": "type", "progress": False},
     "tl.entropy": {"key": "mix"},
     "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
     "tl.abundance": {"groupby": "type", "condition": "batch", "sample_key": "sample"},
@@ -120,6 +121,7 @@ IN_PLACE = {
 }
 #: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.
 READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
+READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 
 

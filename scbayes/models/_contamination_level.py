@@ -134,7 +134,12 @@ def shares_of_cells(one: Evidence, group: np.ndarray, width: float) -> tuple[np.
             cells = one.step == step
             mass = _mass(step)[:, i] @ (group[i] / marginal[i])
             each = one.likelihood[cells] * mass
-            each /= np.maximum(each.sum(1, keepdims=True), 1e-300)
+            if len(lost := np.flatnonzero(~each.any(1))):
+                # likelihood and prior are so far apart that their product underflows: where the prior is nearest
+                inside = np.flatnonzero(mass)
+                nearest = np.clip(one.likelihood[cells][lost].argmax(1), inside[0], inside[-1])
+                each[lost, nearest] = 1
+            each /= each.sum(1, keepdims=True)
             mean[cells] += marginal[i] * (each @ middle)
             summed = np.hstack([np.zeros((len(each), 1)), np.cumsum(each, axis=1)])
             cumulative[cells] += marginal[i] * (between @ summed.T).T
