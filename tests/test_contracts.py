@@ -284,6 +284,22 @@ def test_all_formats_give_the_same_fit(fitted, format):
     assert adata.X.dtype == before.dtype
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_formats_give_the_same_denoised_counts(with_results, format):
+    adata = simulated()
+    adata.X = FORMATS[format](adata.X)
+    before = adata.X.copy()
+    adata.obs["type"] = with_results.obs["type"]
+    adata.varm["sb_ambient"] = with_results.varm["sb_ambient"]
+    sb.tl.denoise(adata, **IN_PLACE["tl.denoise"])
+    np.testing.assert_allclose(adata.obs["sb_contamination"], with_results.obs["sb_contamination"], rtol=1e-6)
+    for name in ("sb_denoised", "sb_native_probability"):
+        assert isinstance(adata.layers[name], sparse.csr_matrix)
+        np.testing.assert_allclose(adata.layers[name].todense(), with_results.layers[name].todense(), rtol=1e-6)
+    assert type(adata.X) is type(before)
+    assert adata.X.dtype == before.dtype
+
+
 def test_layer_gives_the_same_fit(fitted):
     adata = simulated()
     adata.layers["umi"] = adata.X

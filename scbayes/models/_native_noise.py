@@ -128,6 +128,8 @@ def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.
         halves = _halves(np.maximum(weight * (group.profile - mean), 0), mean / group.profile, rng)
         weights, changes = weight[:, None] * halves, change[:, None] * halves
         average, rise = anchored(group, weights, changes)
+        # a half of few genes may say nothing of delta: such a pair says nothing
+        rise = np.where(np.repeat((rise[::2] > 0) & (rise[1::2] > 0), 2), rise, np.inf)
         sums = leave_out_sums(group.x, group.total, weights, changes, group.sums / group.exposure)
         delta = (sums / group.total[:, None] - average) / rise
         each = weights / rise
@@ -144,7 +146,7 @@ def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.
     noise = float(np.clip(max(times[0], times[1:].mean()), 1.0, LARGEST_NOISE))
     for group in groups:
         group.noise = noise
-    ratios = [d**2 / (poisson + noise * native) for d, poisson, native in seen]
+    ratios = [d**2 / np.maximum(poisson + noise * native, 1e-300) for d, poisson, native in seen]
     found = [(PRIOR_HALVES + r.sum(1)) / (PRIOR_HALVES + r.shape[1]) for r in ratios]
     return [np.where(each > ODD, each, 1.0) for each in found]
 

@@ -59,7 +59,7 @@ def contamination(
     table = get.contamination(adata, key)
     label, group, levels = _groups(adata, table, key, groupby)
     names = list(group.categories)
-    given, ax = ax, axes_or_new(ax, (5.5, 1.3 + 0.55 * len(names)))
+    given, ax = ax, axes_or_new(ax, (5.5, 1.3 + 0.45 * len(names)))
     numbers = table[["contamination", "low", "high"]].to_numpy()
     for row in range(len(names)):
         own = numbers[(group.codes == row) & np.isfinite(numbers[:, 0])]
@@ -118,6 +118,6 @@ def _draw_levels(ax: "Axes", levels: pd.DataFrame, names: list[str], width: floa
     ax.hlines(row, np.maximum(level - reach, 0), np.minimum(level + reach, 1), color=LEVEL, lw=1.6, zorder=3)
     for own, face, said in ((known, LEVEL, "common level"), (~known, "white", "common level, not identified")):
         if own.any():
-            ax.plot(level[own], row[own], "D", ms=6, mfc=face, mec=LEVEL, mew=1.2, zorder=4, label=said)
+            ax.plot(level[own], row[own], "D", ms=5, mfc=face, mec=LEVEL, mew=1.2, zorder=4, label=said)
     if len(levels):
         ax.legend(frameon=False, fontsize="small", loc="lower right")

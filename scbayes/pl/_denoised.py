@@ -66,7 +66,8 @@ def denoised(
     after, mean = _by_group(adata, names, f"{key}_denoised", group)
     rows = list(before.index)
     kept = (mean / total.where(total > 0)).to_numpy().ravel()
-    ax, given = axes_or_new(ax, (2.4 + 0.36 * max(len(names), 3), 1.5 + 0.34 * max(len(rows), 4))), ax
+    width = 1.6 + 0.09 * (6 + max(len(str(row)) for row in rows)) + 0.36 * max(len(names), 5)
+    ax, given = axes_or_new(ax, (width, 1.8 + 0.32 * max(len(rows), 4))), ax
     x, y = (at.ravel() for at in np.meshgrid(np.arange(len(names)), np.arange(len(rows))))
     ring = {"facecolors": "none", "edgecolors": "0.45", "linewidths": 1}
     ax.scatter(x, y, s=FULL * before.to_numpy().ravel(), **ring, zorder=3)
@@ -76,11 +77,11 @@ def denoised(
     ax.set_yticks(np.arange(len(rows)), [f"{name} ({n:,})" for name, n in group.value_counts()[rows].items()])
     ax.set(xlim=(-0.6, len(names) - 0.4), ylim=(len(rows) - 0.4, -0.6), xlabel="", ylabel=label)
     ax.set_axisbelow(True)
-    plt.colorbar(points, ax=ax, label="share of counts kept")
+    plt.colorbar(points, ax=ax, location="top", label="share of counts kept", aspect=40, pad=0.02)
     handles = {f"{share:.0%}": ax.scatter([], [], s=FULL * share, color="0.6", lw=0) for share in SHARES}
     handles |= {"before": ax.scatter([], [], s=FULL / 2, **ring), "after": ax.scatter([], [], s=FULL / 2, color="0.6")}
-    style = {"frameon": False, "fontsize": "small", "title_fontsize": "small", "loc": "lower center"}
-    ax.legend(handles.values(), handles, **style, ncols=6, bbox_to_anchor=(0.5, 1), title="cells with counts")
+    style = {"frameon": False, "fontsize": "small", "title_fontsize": "small", "labelspacing": 0.8}
+    ax.legend(handles.values(), handles, title="cells with counts", loc="upper left", bbox_to_anchor=(1, 1), **style)
     return finish(ax, given, show)
 
 
