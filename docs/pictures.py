@@ -52,6 +52,10 @@ PICTURES = [
     "sb.pl.composition(adata, 'mix', n_genes=12)",
     "sb.pl.composition(adata, 'typed', genes=['INS', 'GCG', 'SST', 'PPY', 'GHRL', 'TTR'])",
     "sb.pl.barcode_rank(adata)",
+    "sb.pl.ambient(adata)",
+    "sb.pl.contamination(adata)",
+    "sb.pl.contamination(adata, groupby='donor')",
+    f"sb.pl.denoised(adata, {MARKERS})",
     "sb.pl.features(adata)",
     "sb.pl.ppc(adata)",
     "sb.pl.ppc(adata, 'mix')",
@@ -108,6 +112,7 @@ def prepared():
     sb.tl.de(adata, "cell_type", ["beta", "alpha"], sample_key="donor")
     sb.tl.abundance(adata, "cell_type", "donor", sample_key="library")
     sb.pp.ambient_profile(adata, with_empty_droplets(adata))
+    sb.tl.denoise(adata, groupby="cell_type", **quiet)
     adata.var["feature_types"] = np.where(adata.var_names.isin(MARKERS), "marker", "gene")
     sb.tl.call_features(adata, feature_types="marker")
     for key in ("sb", "mix"):

@@ -113,7 +113,7 @@ IN_PLACE = {
     "tl.residuals": {"genes": ["gene1", "gene2"]},
     "tl.assign": {"key": "mix", "unknown": 0.01},
     "tl.call_features": {"doublets": False},
-    "tl.denoise": {"progress": False},
+    "tl.denoise": {"groupby": "type", "progress": False},
     "tl.entropy": {"key": "mix"},
     "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
     "tl.abundance": {"groupby": "type", "condition": "batch", "sample_key": "sample"},
@@ -121,6 +121,7 @@ IN_PLACE = {
 }
 #: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.
 READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
+READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 
 
@@ -279,6 +280,22 @@ def test_all_formats_give_the_same_fit(fitted, format):
     before = adata.X.copy()
     fit(adata)
     assert_close(numbers(adata), numbers(fitted))
+    assert type(adata.X) is type(before)
+    assert adata.X.dtype == before.dtype
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_formats_give_the_same_denoised_counts(with_results, format):
+    adata = simulated()
+    adata.X = FORMATS[format](adata.X)
+    before = adata.X.copy()
+    adata.obs["type"] = with_results.obs["type"]
+    adata.varm["sb_ambient"] = with_results.varm["sb_ambient"]
+    sb.tl.denoise(adata, **IN_PLACE["tl.denoise"])
+    np.testing.assert_allclose(adata.obs["sb_contamination"], with_results.obs["sb_contamination"], rtol=1e-6)
+    for name in ("sb_denoised", "sb_native_probability"):
+        assert isinstance(adata.layers[name], sparse.csr_matrix)
+        np.testing.assert_allclose(adata.layers[name].todense(), with_results.layers[name].todense(), rtol=1e-6)
     assert type(adata.X) is type(before)
     assert adata.X.dtype == before.dtype
 

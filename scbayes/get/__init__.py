@@ -9,6 +9,7 @@ from scbayes.get._choose_components import choose_components
 from scbayes.get._comparison import comparison
 from scbayes.get._component import component
 from scbayes.get._composition import composition
+from scbayes.get._contamination import contamination
 from scbayes.get._de import de
 from scbayes.get._de_sets import de_sets
 from scbayes.get._distributions import distributions
@@ -33,6 +34,7 @@ __all__ = [
     "comparison",
     "component",
     "composition",
+    "contamination",
     "de",
     "de_sets",
     "distributions",

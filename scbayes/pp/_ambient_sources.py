@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scbayes.counts import Counts
 from scbayes.models._ambient_profile import dirichlet_sd, posterior, smoothed
 from scbayes.models._empty_droplets import Empty, Rule, empty_droplets, find_limits, find_ranks, pool_empty
 from scbayes.models._iterative_profile import iterative_profile, sampled
 from scbayes.pp._raw_droplets import Droplets, droplets, names_of_batches, opened
-from scbayes.state import find_counts
+from scbayes.state import find_counts, sum_by_batch
 from scbayes.stats._barcode_ranks import Ranks, barcode_ranks
 
 if TYPE_CHECKING:
@@ -154,9 +153,7 @@ def from_cells(adata: "AnnData", layer: str | None, batch_key: str | None, batch
     """The mean of the cells, for want of anything better."""
     source = find_counts(adata, layer, None, None)
     codes = None if batch_key is None else pd.Index(batches).get_indexer(names_of_batches(adata, batch_key))
-    counts = Counts(source.x, codes, len(batches), where=source.where)
-    counts.totals()  # checked
-    pooled = counts.gather(np.ones((adata.n_obs, 1)), detected=False)[0][..., 0]
+    pooled = sum_by_batch(source, codes, len(batches))
     if not pooled.sum(1).all():
         name = batches[int(np.argmin(pooled.sum(1)))]
         msg = f"{source.where} has no counts" + ("" if name is None else f" in batch {name!r}")

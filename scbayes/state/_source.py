@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scbayes.counts import Counts
 from scbayes.state._names import check_anndata
 from scbayes.state._read import batch_names, read_manifest
 
@@ -87,6 +88,13 @@ def find_counts(
     batch, batches = _batch(adata, batch_key, known)
     where = "X" if layer is None else f"layer {layer!r}"
     return Source(x, layer, where, _mask(adata, mask_var), mask_var, batch, batches, batch_key)
+
+
+def sum_by_batch(source: Source, codes: np.ndarray | None, n_batches: int) -> np.ndarray:
+    """Counts of each gene in the cells of each batch, checked: float64 ``(n_batches, n_genes)``."""
+    counts = Counts(source.x, codes, n_batches, where=source.where)
+    counts.totals()  # checked
+    return counts.gather(np.ones((counts.n_cells, 1)), detected=False)[0][..., 0]
 
 
 def stored_source(adata: "AnnData", key: str) -> Source:

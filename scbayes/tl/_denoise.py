@@ -136,9 +136,11 @@ def denoise(
             f"the level of contamination is not identified in {', '.join(map(repr, unsure))}: cells are in order, but "
             "all shares may be too high or too low together; a prior= would decide"
         )
+    levels, batches = found.table(kinds.names, names), profiles.batches or ["all"]
+    levels.insert(2, "batch", [batches[batch[group.cells[0]]] for group in found.groups])
     values = _values(counts.x, native, whole, found) | {
         ("obs", "denoise_group"): pd.Categorical.from_codes(kinds.code, kinds.names),
-        ("uns", "levels"): found.table(kinds.names, names),
+        ("uns", "levels"): levels,
     }
     if profiles.name is None:
         values["varm", "denoise_ambient"] = profiles.value
