@@ -67,7 +67,7 @@ def divide_counts(
             least, left = _limits(seen, np.floor(taken) + (rng.random(n) < extra))
             _take(*vectors, cells, *tables, whole, least, left)
         elif rounding == "draw":
-            _draw(*vectors, cells, *tables, whole, int(rng.integers(2**31)))
+            draw_ambient(*vectors, cells, *tables, whole, int(rng.integers(2**31)))
     if rounding == "stochastic":
         low = np.floor(native)
         whole = low + (rng.random(len(native)) < native - low)
@@ -128,7 +128,8 @@ def _take(indptr, indices, data, cells, ambient, own, profile, share, size, whol
 
 
 @jit
-def _draw(indptr, indices, data, cells, ambient, own, profile, share, size, whole, seed):  # noqa: PLR0913, PLR0917
+def draw_ambient(indptr, indices, data, cells, ambient, own, profile, share, size, whole, seed):  # noqa: PLR0913, PLR0917
+    """Take a draw of the ambient part of each count from ``whole``."""
     np.random.seed(seed)  # Numba's own generator, not that of NumPy
     tail = np.empty(_longest(indptr, data, cells))
     for i in range(len(cells)):
