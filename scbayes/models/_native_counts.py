@@ -33,7 +33,8 @@ def native_size(group: AmbientGroup) -> np.ndarray:
     """Size r of native counts: overdispersion and programmes together, ``(n_genes,)``."""
     native = group.native(group.expected())
     programmes = np.sum(group.programmes**2, axis=1) / np.maximum(native, 1e-12) ** 2
-    return np.clip(1 / (group.noise * (group.dispersion + np.minimum(programmes, 1.0))), *SIZES)
+    inverse = group.noise * (group.dispersion + np.minimum(programmes, 1.0))
+    return 1 / np.clip(inverse, 1 / SIZES[1], 1 / SIZES[0])
 
 
 def divide_counts(

@@ -9,6 +9,7 @@ from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
 from scbayes.tl._draw_slots import write_draws
+from scbayes.tl._fit_ambient import check_ambient, with_ambient
 from scbayes.tl._fit_arguments import (
     as_seed,
     check_arguments,
@@ -17,7 +18,6 @@ from scbayes.tl._fit_arguments import (
     component_settings,
     is_mixture,
 )
-from scbayes.tl._fit_ambient import check_ambient, with_ambient
 from scbayes.tl._methods import Found, Settings
 from scbayes.tl._run import Run, as_fit, counts_of, resume_run, seen_by, start_run
 from scbayes.tl._start_components import ComponentSettings, start_components
@@ -265,14 +265,10 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
         _report_chains(logg, result.key, mcmc, converged=how["converged"])
     elif not how["converged"] and result.facts["method"] == "svi":
         change = "" if how["drift"] is None else f" (last change {how['drift']:.3g} nats)"
-        logg.warning(
-            f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: "
-            + (
-                "raise n_steps"
-                if "ambient" in result.facts
-                else "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
-            )
-        )
+        goes_on = "raise n_steps"
+        if "ambient" not in result.facts:
+            goes_on = "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
+        logg.warning(f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: {goes_on}")
     for warning in result.facts.get("components", {}).get("warnings", []):
         logg.warning(warning)
     if how["n_rejected"]:
