@@ -9,7 +9,7 @@ from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
 from scbayes.tl._draw_slots import write_draws
-from scbayes.tl._fit_ambient import check_ambient, with_ambient
+from scbayes.tl._fit_ambient import check_ambient, draws_of, with_ambient
 from scbayes.tl._fit_arguments import (
     as_seed,
     check_arguments,
@@ -239,15 +239,17 @@ def fit(  # noqa: PLR0913
 def _run_anew(adata: "AnnData", given: dict, settings: Settings, components: ComponentSettings | None) -> Run:
     """Fit from the beginning, with the arguments that :func:`fit` was given; ``components`` of a mixture."""
     ambient, start = given["ambient"], None
-    layer = given["layer"] if ambient is None else f"{ambient}_denoised"
-    source, seed = find_counts(adata, layer, given["mask_var"], given["batch_key"]), as_seed(given["rng"])
+    layer, seed = given["layer"], as_seed(given["rng"])
+    if ambient is not None:
+        layer, drawn = f"{ambient}_denoised", draws_of(adata, ambient, seed)
+    source = find_counts(adata, layer, given["mask_var"], given["batch_key"])
     names = ("model", "parameterization", "per_batch")
     config = _config(*[given[name] for name in names], source, unconstrained=given["unconstrained"])
     if components is not None:
         start = start_components(adata, counts_of(source), given["n_components"], components, seed)
         config = replace(config, n_components=start.membership.shape[1])
     run = start_run(Model.of(config), source, dict(given["priors"] or {}), seed, settings, start)
-    return run if ambient is None else with_ambient(run, adata, ambient, settings, start)
+    return run if ambient is None else with_ambient(run, drawn, key=ambient, settings=settings, components=start)
 
 
 def _config(model: str, parameterization: str | None, per_batch, source: Source, *, unconstrained: bool) -> ModelConfig:

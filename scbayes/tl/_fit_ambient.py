@@ -1,13 +1,16 @@
 """Fits of native expression: what is not known of ambient counts goes into the posterior, by multiple imputation."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from scbayes.models._gauge import at_total
 from scbayes.models._imputation import pooled
 from scbayes.models._native_draws import native_draws
-from scbayes.state import read_manifest, read_result
+from scbayes.models._posterior import Posterior
+from scbayes.state import Source, read_manifest, read_result
 from scbayes.tl._de_ambient import ambient_cells
 from scbayes.tl._denoise_arguments import counts_in_memory
 from scbayes.tl._methods import Settings, finite
@@ -36,29 +39,39 @@ def check_ambient(adata: "AnnData", given: dict) -> None:
     if given["method"] == "nuts":
         msg = "method='nuts' has draws for one data set, and ambient= makes several: choose 'svi' or 'laplace'"
         raise ValueError(msg)
-    read_result(adata, "denoise", ambient)
 
 
-def with_ambient(run: Run, adata: "AnnData", key: str, settings: Settings, components: Components | None) -> Run:
-    """The run, of denoised counts, with the posterior of native ones: pooled over draws of them.
+def draws_of(adata: "AnnData", key: str, seed: int) -> Iterator[sparse.csr_array]:
+    """Draws of native counts, made one at a time, from the result ``key`` of ``sb.tl.denoise``, read now.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If something of it is missing, or it does not go with these cells and genes.
+    """
+    values, facts = read_result(adata, "denoise", key)
+    ambient = ambient_cells(adata, key)
+    _, counts = counts_in_memory(adata, facts["layer"], ambient.stratum, len(ambient.strata.sample))
+    kind = np.asarray(values["denoise_group"].cat.codes)
+    return native_draws(counts, kind, ambient, N_DRAWS, np.random.default_rng(seed))
+
+
+def with_ambient(
+    run: Run, drawn: Iterator[sparse.csr_array], *, key: str, settings: Settings, components: Components | None
+) -> Run:
+    """The run, of denoised counts, with the posterior of native ones: pooled over ``drawn`` ones.
 
     Draws are fitted by Laplace's approximation, with the priors that the run has learned.
     """
-    model, mrna = run.model, run.facts["total_mrna"]
+    model, mrna, now = run.model, run.facts["total_mrna"], run.found.posterior
     quick = settings._replace(method="laplace", progress=False)
-    priors = run.start.priors | {"total_mrna": mrna["median"]} if model.config.capture else run.start.priors
-    seed, now = run.facts["seed"], run.found.posterior
+    priors = run.start.priors | ({"total_mrna": mrna["median"]} if model.config.capture else {})
     if components is not None:  # names keep them in order
         components = components._replace(membership=now.responsibilities, names=run.facts["components"]["names"])
 
-    def posterior_of(source):
-        return start_run(model, source, priors, seed, quick, components).found.posterior
+    def posterior_of(source: Source) -> Posterior:
+        return start_run(model, source, priors, run.facts["seed"], quick, components).found.posterior
 
-    values, facts = read_result(adata, "denoise", key)
-    ambient = ambient_cells(adata, key)
-    kind = np.asarray(values["denoise_group"].cat.codes)
-    _, counts = counts_in_memory(adata, facts["layer"], ambient.stratum, len(ambient.strata.sample))
-    drawn = native_draws(counts, kind, ambient, N_DRAWS, np.random.default_rng(seed))
     draws = [posterior_of(run.source._replace(x=x)) for x in drawn]
     found = pooled(now, now if settings.method == "laplace" else posterior_of(run.source), draws)
     found = at_total(model, found, run.start.priors, np.log(mrna["median"]), run.source.batch)
