@@ -68,7 +68,7 @@ def divide_counts(
             least, left = _limits(seen, np.floor(taken) + (rng.random(n) < extra))
             _take(*vectors, cells, *tables, whole, least, left)
         elif rounding == "draw":
-            _draw(*vectors, cells, *tables, whole, rng)
+            draw_ambient(*vectors, cells, *tables, whole, rng)
     if rounding == "stochastic":
         low = np.floor(native)
         whole = low + (rng.random(len(native)) < native - low)
@@ -129,7 +129,8 @@ def _take(indptr, indices, data, cells, ambient, own, profile, share, size, whol
 
 
 @jit
-def _draw(indptr, indices, data, cells, ambient, own, profile, share, size, whole, rng):  # noqa: PLR0917
+def draw_ambient(indptr, indices, data, cells, ambient, own, profile, share, size, whole, rng):  # noqa: PLR0917
+    """Take a draw of the ambient part of each count from ``whole``."""
     tail = np.empty(_longest(indptr, data, cells))
     for i in range(len(cells)):
         for k in range(indptr[cells[i]], indptr[cells[i] + 1]):

@@ -7,7 +7,7 @@ from scbayes.state._read import batch_codes, check_is_fit, read_fit, read_manife
 from scbayes.state._results import Result, comes_from_counts, fit_behind, read_result, split_partner, write_result
 from scbayes.state._samples import axis_of, collect_draws
 from scbayes.state._seen import Seen, name_ids, read_seen
-from scbayes.state._source import Source, actual, find_counts, stored_source, sum_by_batch
+from scbayes.state._source import Source, actual, check_native, find_counts, stored_source, sum_by_batch
 from scbayes.state._write import check_free, remove_fit, write_fit
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_anndata",
     "check_free",
     "check_is_fit",
+    "check_native",
     "collect_draws",
     "comes_from_counts",
     "find_counts",

@@ -163,6 +163,11 @@ class Fit:
             + (" (unconstrained)" if self.config.unconstrained else "")
             + own,
             f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
+            *(
+                [f"    ambient      as {facts['ambient']['key']!r} of sb.tl.denoise has it"]
+                if "ambient" in facts
+                else []
+            ),
             *([f"    added        {', '.join(map(str, facts['added']))} cells later"] if "added" in facts else []),
             f"    here         {len(self.cells)} cells, {len(self.genes)} genes ({int(self.fitted.sum())} fitted)",
             f"    convergence  {_how_it_went(facts)}",
@@ -193,7 +198,8 @@ def _how_it_went(facts: dict) -> str:
         verdict = "chains agree" if how["converged"] else "chains do NOT agree: draw more with n_samples="
         diverged = f", {mcmc['n_divergent']} diverged" if mcmc["n_divergent"] else ""
         return f"{verdict}, R-hat {r_hat:.3f}; {how['n_steps']} draws of {mcmc['n_chains']} chains{diverged}"
-    state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
+    goes_on = "raise n_steps" if "ambient" in facts else "fit(..., resume=True) goes on"
+    state = "converged" if how["converged"] else f"NOT converged: {goes_on}"
     rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
     level = "no finite loss"
     if how["loss"] is not None:

@@ -100,8 +100,20 @@ def sum_by_batch(source: Source, codes: np.ndarray | None, n_batches: int) -> np
 def stored_source(adata: "AnnData", key: str) -> Source:
     """The counts that a fit was made of."""
     facts = read_manifest(adata, key)["facts"]
+    check_native(adata, facts, key)
     known = None if facts["batch_key"] is None else facts["batches"]
     return find_counts(adata, facts["layer"], facts["mask_var"], facts["batch_key"], defaults=False, known=known)
+
+
+def check_native(adata: "AnnData", facts: dict, key: str) -> None:
+    """Refuse cells without the native counts that a fit with ambient ones is of."""
+    if "ambient" in facts and facts["layer"] not in adata.layers:
+        of = facts["ambient"]["key"]
+        msg = (
+            f"the fit {key!r} is of native counts, and adata.layers[{facts['layer']!r}] is missing: run "
+            f"sb.tl.denoise(adata, key_added={of!r}), or name a layer"
+        )
+        raise KeyError(msg)
 
 
 def _mask(adata: "AnnData", mask_var: str | None) -> np.ndarray | None:

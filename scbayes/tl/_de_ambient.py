@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from scbayes.tl._de_design import Cells
 
-#: Half the width of the 90% interval of a share, in standard deviations.
-HALF = ndtri(0.95)
 #: The profile sums to one up to this.
 CLOSE = 1e-3
 
@@ -39,15 +37,27 @@ def with_ambient(adata: "AnnData", cells: "Cells", key: str | None, statistic: s
             f"them, layer='{key}_denoised'"
         )
         raise ValueError(msg)
-    values, facts = read_result(adata, "denoise", key)
-    fraction, low, high = (
-        np.asarray(values[name], float) for name in ("contamination", "contamination_low", "contamination_high")
-    )
-    absent = np.unique(cells.members.cell[np.isnan(fraction[cells.members.cell])])
+    ambient = ambient_cells(adata, key)
+    absent = np.unique(cells.members.cell[adata.obs[f"{key}_contamination"].isna().to_numpy()[cells.members.cell]])
     if len(absent):
         name = adata.obs_names[absent[0]]
         msg = f"{len(absent)} cells have no obs['{key}_contamination'], such as {name!r}: leave them out by subset"
         raise ValueError(msg)
+    return cells._replace(ambient=ambient)
+
+
+def ambient_cells(adata: "AnnData", key: str) -> AmbientCells:
+    """Contamination of all cells in the result ``key`` of ``sb.tl.denoise``; none in cells where it is missing.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`with_ambient`.
+    """
+    values, facts = read_result(adata, "denoise", key)
+    fraction, low, high = (
+        np.asarray(values[name], float) for name in ("contamination", "contamination_low", "contamination_high")
+    )
     sample, level, level_sd = _samples(adata, facts, key)
     batch, profile, profile_sd = _profile(adata, facts, key)
     pair = pd.DataFrame({"sample": sample, "batch": batch})
@@ -55,10 +65,11 @@ def with_ambient(adata: "AnnData", cells: "Cells", key: str | None, statistic: s
     first = np.unique(stratum, return_index=True)[1]
     of_level = (level_sd / np.maximum(level, 1e-12))[sample]
     # what is left of each cell's own error beside that of the level
-    own = np.sqrt(np.maximum(((high - low) / (2 * HALF)) ** 2 - (fraction * of_level) ** 2, 0))
+    half = ndtri((1 + facts.get("interval", 0.9)) / 2)
+    own = np.sqrt(np.maximum(((high - low) / (2 * half)) ** 2 - (fraction * of_level) ** 2, 0))
     strata = Strata(profile[:, batch[first]], profile_sd[:, batch[first]], of_level[first], sample[first], batch[first])
     fraction, own = (np.nan_to_num(part) for part in (fraction, own))
-    return cells._replace(ambient=AmbientCells(np.clip(fraction, 0, 1 - 1e-6), own, stratum, strata))
+    return AmbientCells(np.clip(fraction, 0, 1 - 1e-6), own, stratum, strata)
 
 
 def _samples(adata: "AnnData", facts: dict, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from scbayes.models import Model, ModelConfig
 from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
 from scbayes.stats._precision import double
 from scbayes.tl._draw_slots import write_draws
+from scbayes.tl._fit_ambient import check_ambient, draws_of, with_ambient
 from scbayes.tl._fit_arguments import (
     as_seed,
     check_arguments,
@@ -18,8 +19,8 @@ from scbayes.tl._fit_arguments import (
     is_mixture,
 )
 from scbayes.tl._methods import Found, Settings
-from scbayes.tl._run import as_fit, counts_of, resume_run, seen_by, start_run
-from scbayes.tl._start_components import start_components
+from scbayes.tl._run import Run, as_fit, counts_of, resume_run, seen_by, start_run
+from scbayes.tl._start_components import ComponentSettings, start_components
 from scbayes.tl._update import check_settings, update_run
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def fit(  # noqa: PLR0913
     mask_var: str | None = None,
     batch_key: str | None = None,
     per_batch: tuple[str, ...] | None = None,
+    ambient: str | None = None,
     method: str = "svi",
     n_samples: int = 1000,
     optimizer: object = None,
@@ -110,6 +112,10 @@ def fit(  # noqa: PLR0913
     per_batch
         Sampled gene-wise or global parameters that each batch has its own of; default with `batch_key`: the abundance
         (mu, or r in ``standard``). All others are shared.
+    ambient
+        Prefix of a result of :func:`scbayes.tl.denoise`: the fit is of native expression, and what is not known of
+        ambient counts is in its posterior, by multiple imputation. What reads the fit reads the counts without ambient
+        ones, ``layers[ambient + "_denoised"]``.
     method
         ``"svi"``: the best normal posterior by stochastic variational inference, then each gene's own moments by
         importance sampling. ``"laplace"``: the genes' mode and curvature, cells integrated out; the fastest.
@@ -177,12 +183,13 @@ def fit(  # noqa: PLR0913
         If `adata` is no AnnData, the counts are no matrix of numbers, `priors` is no dict, or `optimizer` or `loss`
         is none.
     KeyError
-        If `layer`, `mask_var`, `batch_key`, `init`, `labels_key` or, with `resume` or `update`, the fit do not exist.
+        If `layer`, `mask_var`, `batch_key`, `init`, `labels_key`, the result `ambient` or, with `resume` or `update`,
+        the fit do not exist.
     ImportError
         If `init` is ``"leiden"`` and igraph is not installed.
     ValueError
         If the counts are not counts, the settings do not fit the model, the key is taken by something else, or a
-        fit cannot be resumed or updated.
+        fit cannot be resumed or updated, as one with `ambient` cannot.
     RuntimeError
         If an update has not converged.
 
@@ -200,6 +207,7 @@ def fit(  # noqa: PLR0913
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
     check_backed(adata, copy=copy)
+    check_ambient(adata, given)
     if update:
         check_settings(adata, key_added, given)
     check_arguments(n_steps, priors, optimizer, loss)
@@ -216,12 +224,7 @@ def fit(  # noqa: PLR0913
         elif update:
             run, seen = update_run(adata, key_added, as_seed(rng), settings)
         else:
-            source, seed = find_counts(adata, layer, mask_var, batch_key), as_seed(rng)
-            config, start = _config(model, parameterization, per_batch, source, unconstrained=unconstrained), None
-            if mixture:
-                start = start_components(adata, counts_of(source), n_components, components, seed)
-                config = replace(config, n_components=start.membership.shape[1])
-            run = start_run(Model.of(config), source, dict(priors or {}), seed, settings, start)
+            run = _run_anew(adata, given, settings, components if mixture else None)
         result = as_fit(run, key_added, adata)
     out = adata.copy() if copy else adata
     actual(out)
@@ -229,8 +232,24 @@ def fit(  # noqa: PLR0913
     if run.found.drawn is not None:
         slots += write_draws(out, result, run.found.drawn.draws(result.law, run.facts["seed"]), len(result.losses))
     _report(logg, clock, result, slots)
-    _say_interrupted(run.found, method, copy=copy)
+    _say_interrupted(run.found, resumable=method == "svi" and ambient is None, copy=copy)
     return out if copy else None
+
+
+def _run_anew(adata: "AnnData", given: dict, settings: Settings, components: ComponentSettings | None) -> Run:
+    """Fit from the beginning, with the arguments that :func:`fit` was given; ``components`` of a mixture."""
+    ambient, start = given["ambient"], None
+    layer, seed = given["layer"], as_seed(given["rng"])
+    if ambient is not None:
+        layer, drawn = f"{ambient}_denoised", draws_of(adata, ambient, seed)
+    source = find_counts(adata, layer, given["mask_var"], given["batch_key"])
+    names = ("model", "parameterization", "per_batch")
+    config = _config(*[given[name] for name in names], source, unconstrained=given["unconstrained"])
+    if components is not None:
+        start = start_components(adata, counts_of(source), given["n_components"], components, seed)
+        config = replace(config, n_components=start.membership.shape[1])
+    run = start_run(Model.of(config), source, dict(given["priors"] or {}), seed, settings, start)
+    return run if ambient is None else with_ambient(run, drawn, key=ambient, settings=settings, components=start)
 
 
 def _config(model: str, parameterization: str | None, per_batch, source: Source, *, unconstrained: bool) -> ModelConfig:
@@ -248,10 +267,10 @@ def _report(logg, clock, result: Fit, slots: list[str]) -> None:
         _report_chains(logg, result.key, mcmc, converged=how["converged"])
     elif not how["converged"] and result.facts["method"] == "svi":
         change = "" if how["drift"] is None else f" (last change {how['drift']:.3g} nats)"
-        logg.warning(
-            f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: "
-            "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
-        )
+        goes_on = "raise n_steps"
+        if "ambient" not in result.facts:
+            goes_on = "go on with sb.tl.fit(adata, resume=True, n_steps=...)"
+        logg.warning(f"the fit {result.key!r} has not converged in {how['n_steps']} steps{change}: {goes_on}")
     for warning in result.facts.get("components", {}).get("warnings", []):
         logg.warning(warning)
     if how["n_rejected"]:
@@ -266,10 +285,10 @@ def _say_done(adata: "AnnData", key: str, clock, *, copy: bool) -> "AnnData | No
     return adata.copy() if copy else None
 
 
-def _say_interrupted(found: Found, method: str, *, copy: bool) -> None:
+def _say_interrupted(found: Found, *, resumable: bool, copy: bool) -> None:
     if not found.interrupted:
         return
-    goes_on = "; go on with fit(..., resume=True)" if method == "svi" else ""
+    goes_on = "; go on with fit(..., resume=True)" if resumable else ""
     raise KeyboardInterrupt("nothing is stored, since copy=True" if copy else f"the fit so far is stored{goes_on}")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from scbayes.counts import Counts
 from scbayes.models._new_cells import as_coordinate, solve_log_nu
-from scbayes.state import Fit, batch_codes, find_counts, read_fit, stored_source
+from scbayes.state import Fit, batch_codes, check_native, find_counts, read_fit, stored_source
 from scbayes.stats._precision import double
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def _matching(fit: Fit, x, where: str) -> Counts:
 
 def _read_new(adata: "AnnData", key: str, reference: "AnnData", layer: str | None) -> Reading:
     fit = read_fit(reference, key)
+    if layer is None and "ambient" in fit.facts:
+        check_native(adata, fit.facts, key)
+        layer = fit.facts["layer"]
     source = find_counts(adata, layer, None, None)
     known = {name: i for i, name in enumerate(fit.genes) if fit.fitted[i]}
     columns = np.array([i for i, name in enumerate(adata.var_names) if name in known], int)

@@ -181,8 +181,8 @@ def as_fit(run: Run, key: str, adata) -> Fit:
 
 
 def seen_by(run: Run, adata, before: Seen | None = None) -> Seen | None:
-    """What to remember of the cells of a run, those ``before`` it first; None of a mixture's."""
-    if run.model.config.mixture:
+    """What to remember of the cells of a run, those ``before`` it first; None if no cells can be added."""
+    if run.model.config.mixture or "ambient" in run.facts:
         return None
     fitted = np.ones(adata.n_vars, bool) if run.source.mask is None else run.source.mask
     cells = name_ids(adata.obs_names)
