@@ -19,15 +19,13 @@ mpl.use("Agg")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile fast rather than well, and keep what is compiled between modules, workers and runs: most of the time.
+    """Keep what is compiled between modules, workers and runs: compiling is most of the time.
 
     NumPyro goes through sets of names, so the order of names in a set is part of each compiled program: it must be the
     same in all processes, and is in those started from here on. `--cache-clear` forgets the programs. What users set
     themselves stays.
     """
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    if "XLA_FLAGS" not in os.environ:
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     if (cache := getattr(config, "cache", None)) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
