@@ -47,10 +47,11 @@ def test_without_silent_genes_low_levels_stay_possible(spread):
     assert level_from_genes(y, 1e-3, a) is None
 
 
-def test_prior_masses():
+@pytest.mark.parametrize("k", [1, 12])
+def test_prior_masses(k):
     mass = _mass(1)
     assert mass.shape == (len(FINE), len(LEVELS), len(CONCENTRATIONS))
-    i, k = 40, 12
+    i = 40
     share = np.clip(LEVELS[i] + (1 - LEVELS[i]) * _edges(), 0, 1)
     mean = LEVELS[i] * np.exp(0.25)
     alpha = max(mean * CONCENTRATIONS[k], 1)

@@ -151,8 +151,8 @@ def test_profiles_in_every_form_are_the_same(data, fresh):
     table = pd.DataFrame(soup[:, ::-1], data.var_names, ["b1", "b0"])[::-1]
     for ambient in ("soup", table, 7 * soup):
         denoise(fresh, ambient=ambient, batch_key="batch", groupby="kind")
-        # batches in another order start elsewhere; rounding moves a mode to the next node
-        tolerance = {"atol": 0.05 if ambient is table else 1e-3, "rtol": 0}
+        # batches in another order start elsewhere, and a cell may be called odd; rounding moves a mode to the next node
+        tolerance = {"atol": 0.1 if ambient is table else 1e-3, "rtol": 0}
         np.testing.assert_allclose(shares(fresh), shares(data), **tolerance)
         assert np.abs(np.subtract(shares(fresh), shares(data))).mean() < 0.002
         assert facts(fresh)["batch_key"] == "batch"

@@ -299,7 +299,6 @@ def test_of_many_cells_some_are_drawn(adata, monkeypatch):
 # --- genes before and after -------------------------------------------------------------------------------------------
 
 
-
 def test_denoised_draws_shares_of_cells_and_of_counts(adata):
     lost = (adata.X > 0).sum(0) - (adata.layers["sb_denoised"] > 0).sum(0)
     genes = [*adata.var_names[np.argsort(-np.asarray(lost).ravel())[:2]], "g0"]
