@@ -171,11 +171,12 @@ def test_programmes_and_noise_are_recovered():
     assert stats.pearsonr(found, truth).statistic > 0.95
     assert found @ truth / (truth @ truth) == pytest.approx(1, abs=0.2)
     find_noise([group], rng)
-    assert group.noise < 2.5
+    assert group.unexplained < 2.5
     group.dispersion = np.full(150, 0.1 / 20)
     group.programmes = group.programmes[:, :0]
     find_noise([group], rng)
-    assert group.noise > 8
+    assert group.unexplained > 8
+    assert group.noise == pytest.approx(min(group.unexplained, 1 + len(group.cells) / 60))
     plain = group_of(rng.poisson(n[:, None] * m), a)
     find_programmes([plain], rng)
     assert plain.programmes.shape[1] == 0

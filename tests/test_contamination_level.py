@@ -8,7 +8,6 @@ from scbayes.models._ambient_scores import FINE
 from scbayes.models._contamination_level import (
     CONCENTRATIONS,
     LEVELS,
-    MISFIT,
     SPREADS,
     TRUST,
     TYPICAL_SPREAD,
@@ -19,6 +18,8 @@ from scbayes.models._contamination_level import (
     shares_of_cells,
 )
 from scbayes.models._silent_genes import level_from_genes
+
+MISFIT = 0.08
 
 
 @pytest.mark.parametrize("level", [0.03, 0.1, 0.3])
@@ -46,10 +47,11 @@ def test_without_silent_genes_low_levels_stay_possible(spread):
     assert level_from_genes(y, 1e-3, a) is None
 
 
-def test_prior_masses():
+@pytest.mark.parametrize("k", [1, 12])
+def test_prior_masses(k):
     mass = _mass(1)
     assert mass.shape == (len(FINE), len(LEVELS), len(CONCENTRATIONS))
-    i, k = 40, 12
+    i = 40
     share = np.clip(LEVELS[i] + (1 - LEVELS[i]) * _edges(), 0, 1)
     mean = LEVELS[i] * np.exp(0.25)
     alpha = max(mean * CONCENTRATIONS[k], 1)
@@ -63,7 +65,7 @@ def evidence(rng, n_groups, n_cells):
     for _ in range(n_groups):
         centre = rng.normal(0, 0.05, n_cells)
         likelihood = np.exp(-0.5 * ((FINE - centre[:, None]) / 0.04) ** 2).astype(np.float32)
-        found.append(Evidence(likelihood, rng.integers(-1, 2, n_cells), -2 * np.log(LEVELS / 0.1) ** 2))
+        found.append(Evidence(likelihood, rng.integers(-1, 2, n_cells), -2 * np.log(LEVELS / 0.1) ** 2, MISFIT))
     return found
 
 
@@ -87,7 +89,8 @@ def test_level_is_that_of_brute_force():
     found = find_level(both, (0.1, 0.7))
     of_m = joint.sum((1, 2))
     assert found.mean == pytest.approx(of_m @ LEVELS, rel=1e-4)
-    assert found.sd == pytest.approx(np.sqrt(of_m @ LEVELS**2 - (of_m @ LEVELS) ** 2), rel=1e-3)
+    variance = of_m @ LEVELS**2 - (of_m @ LEVELS) ** 2 + (of_m @ LEVELS * MISFIT) ** 2
+    assert found.sd == pytest.approx(np.sqrt(variance), rel=1e-3)
     blur = stats.norm.pdf(ln[:, None], ln, MISFIT)
     for group, marginal in zip(found.groups, (joint.sum((0, 2)), joint.sum((0, 1))), strict=True):
         assert group.sum() == pytest.approx(1)
@@ -96,7 +99,7 @@ def test_level_is_that_of_brute_force():
 
 def test_groups_that_say_nothing_have_what_is_known_of_the_sample():
     known = evidence(np.random.default_rng(9), 1, 200)
-    silent = Evidence(np.ones((3, len(FINE)), np.float32), np.zeros(3, int), np.zeros(len(LEVELS)))
+    silent = Evidence(np.ones((3, len(FINE)), np.float32), np.zeros(3, int), np.zeros(len(LEVELS)), MISFIT)
     found = find_level([*known, silent], (0.08, 1.0))
     sd = [np.sqrt(w.sum(1) @ np.log(LEVELS) ** 2 - (w.sum(1) @ np.log(LEVELS)) ** 2) for w in found.groups]
     assert sd[0] < sd[1]
@@ -109,7 +112,10 @@ def test_shares_are_those_of_direct_integration():
     weight[i, k] = 1
     centre, sd = np.array([-0.02, 0.03, 0.15]), 0.04
     one = Evidence(
-        np.exp(-0.5 * ((FINE - centre[:, None]) / sd) ** 2).astype(np.float32), np.zeros(3, int), np.zeros(len(LEVELS))
+        np.exp(-0.5 * ((FINE - centre[:, None]) / sd) ** 2).astype(np.float32),
+        np.zeros(3, int),
+        np.zeros(len(LEVELS)),
+        MISFIT,
     )
     mean, low, high = shares_of_cells(one, weight, 0.8)
     alpha = max(LEVELS[i] * CONCENTRATIONS[k], 1)
@@ -134,7 +140,7 @@ def test_cells_that_the_prior_excludes_follow_their_counts():
     weight[20, -1] = 1  # about 2%, all cells alike
     likelihood = np.exp(-0.5 * ((FINE - np.array([0.7, -1.2])[:, None]) / 0.005) ** 2).astype(np.float32)
     likelihood /= likelihood.max(1, keepdims=True)
-    mean, low, high = shares_of_cells(Evidence(likelihood, np.zeros(2, int), np.zeros(64)), weight, 0.9)
+    mean, low, high = shares_of_cells(Evidence(likelihood, np.zeros(2, int), np.zeros(64), MISFIT), weight, 0.9)
     assert mean[0] == pytest.approx(0.7, abs=0.03)
     assert mean[1] < 0.03
     assert (low <= mean).all()

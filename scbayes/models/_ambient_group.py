@@ -48,8 +48,10 @@ class AmbientGroup:
         Squared coefficient of variation of native expression, ``(n_genes,)``.
     programmes
         F, ``(n_genes, n_programmes)``: covariance of native expression, as share of all counts.
-    noise
+    unexplained
         How many times native variance is what v and F say.
+    noise
+        How many times it is taken to be in weights.
     """
 
     kind: int
@@ -66,6 +68,7 @@ class AmbientGroup:
     shift: float = 0.0
     dispersion: np.ndarray = field(default_factory=lambda: np.array(0.3))
     programmes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    unexplained: float = 1.0
     noise: float = 1.0
 
     @property

@@ -57,7 +57,7 @@ class Contamination(NamedTuple):
             seen[group.sample] += 1
             mean = weight @ LEVELS
             sd = np.sqrt(max(weight @ LEVELS**2 - mean**2, 0))
-            rows.append((kinds[group.kind], samples[group.sample], len(group.cells), mean, sd, group.noise))
+            rows.append((kinds[group.kind], samples[group.sample], len(group.cells), mean, sd, group.unexplained))
         return pd.DataFrame(rows, columns=["kind", "sample", "n_cells", "level", "level_sd", "noise"])
 
     def drawn(self, sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -129,6 +129,8 @@ def find_contamination(
         for i, weight in zip(own, level.groups, strict=True):
             cells = groups[i].cells
             mean[cells], low[cells], high[cells] = shares_of_cells(evidence[i], weight, width)
+    for group in groups:
+        group.x = None  # a copy of the counts, which is not needed any more
     return Contamination(mean, low, high, groups, levels, width)
 
 
@@ -153,8 +155,8 @@ def _evidence(
     n = len(group.cells)
     if curve is None:
         return Evidence(np.ones((n, len(FINE)), np.float32), np.zeros(n, int), np.zeros(len(LEVELS)), MISFIT)
-    misfit = min(MISFIT * group.noise**MISFIT_POWER, LARGEST_MISFIT)
-    curve = curve / (group.noise**NOISE_POWER * excess.get(id(group), np.ones(n))[:, None])
+    misfit = min(MISFIT * group.unexplained**MISFIT_POWER, LARGEST_MISFIT)
+    curve = curve / (group.unexplained**NOISE_POWER * excess.get(id(group), np.ones(n))[:, None])
     # sums of counts are of the mean before the shift
     before = np.clip((LEVELS - group.shift) / (1 - group.shift), LEVELS[0], LEVELS[-1])
     genes = np.zeros(len(LEVELS)) if silent is None else silent(np.log(before))

@@ -33,7 +33,7 @@ def native_size(group: AmbientGroup) -> np.ndarray:
     """Size r of native counts: overdispersion and programmes together, ``(n_genes,)``."""
     native = group.native(group.expected())
     programmes = np.sum(group.programmes**2, axis=1) / np.maximum(native, 1e-12) ** 2
-    spread = group.noise * (group.dispersion + np.minimum(programmes, 1.0))  # 0 where counts vary as Poisson ones
+    spread = group.unexplained * (group.dispersion + np.minimum(programmes, 1.0))  # 0 where counts vary as Poisson ones
     return np.clip(1 / np.maximum(spread, 1 / SIZES[1]), *SIZES)
 
 
@@ -52,8 +52,8 @@ def divide_counts(
         ``"ranked"``: of each gene in each group as many counts are taken as are expected to be ambient, where they are
         likeliest ambient. ``"stochastic"``: means rounded up or down at random. ``"draw"``: from the posterior.
     """
-    native = x.data.astype(np.float64)
-    whole = x.data.astype(np.float64)
+    native = x.data.astype(np.float32)  # whole numbers up to 2^24 are exact
+    whole = native.copy()
     for group in groups:
         n = x.shape[1]
         rate = group.total * share[group.cells]

@@ -15,6 +15,9 @@ PRIOR_INFORMATION = 20.0
 N_HALVES, PRIOR_HALVES = 6, 4.0
 #: Native variance is at most this often what was modelled.
 LARGEST_NOISE = 1000.0
+#: Weights follow the noise up to one more time for each so many cells of a kind: with few cells it is not known well
+#: enough which genes they do not express. What is left of it widens the likelihood of each cell, by this power.
+CELLS_A_TIME, POWER_OF_REST = 60, 0.5
 #: Cells whose halves differ this often as much (squared) as they should are no such cells.
 ODD = 2.5
 #: Squared distances beyond this many medians count as that.
@@ -145,11 +148,12 @@ def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.
         total += np.stack([np.sum(square**2, 0), poisson.sum(0), len(square) * native])
     times = (total[0] - total[1]) / np.maximum(total[2], 1e-300)
     noise = float(np.clip(max(times[0], times[1:].mean()), 1.0, LARGEST_NOISE))
+    followed = min(noise, 1 + sum(len(group.cells) for group in groups) / CELLS_A_TIME)
     for group in groups:
-        group.noise = noise
+        group.noise, group.unexplained = followed, noise
     ratios = [d**2 / np.maximum(poisson + noise * native, 1e-300) for d, poisson, native in seen]
     found = [(PRIOR_HALVES + r.sum(1)) / (PRIOR_HALVES + r.shape[1]) for r in ratios]
-    return [np.where(each > ODD, each, 1.0) for each in found]
+    return [np.where(each > ODD, each, 1.0) * (noise / followed) ** POWER_OF_REST for each in found]
 
 
 def _halves(information: np.ndarray, ratio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
