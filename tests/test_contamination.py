@@ -170,11 +170,11 @@ def test_programmes_and_noise_are_recovered():
     found = group.programmes[:, 0] * np.sign(group.programmes[:, 0] @ truth)
     assert stats.pearsonr(found, truth).statistic > 0.95
     assert found @ truth / (truth @ truth) == pytest.approx(1, abs=0.2)
-    find_noise([group], rng)
+    find_noise([group])
     assert group.unexplained < 2.5
     group.dispersion = np.full(150, 0.1 / 20)
     group.programmes = group.programmes[:, :0]
-    find_noise([group], rng)
+    find_noise([group])
     assert group.unexplained > 8
     assert group.noise == pytest.approx(min(group.unexplained, 1 + len(group.cells) / 60))
     plain = group_of(rng.poisson(n[:, None] * m), a)

@@ -125,7 +125,7 @@ def test_order_of_cells_does_not_matter(plain, done):
 
 
 def test_order_of_genes_matters_little(plain, done):
-    """Noise is learned from random halves of the genes."""
+    """Programmes are sought from a random start."""
     other = plain[:, np.random.default_rng(0).permutation(N_GENES)].copy()
     denoise(other)
     width = done.obs["sb_contamination_high"] - done.obs["sb_contamination_low"]

@@ -141,7 +141,7 @@ def _learn_noise(groups: list[AmbientGroup], rng: np.random.Generator, *, noise:
         own = [group for group in groups if group.kind == kind]
         find_programmes(own, rng)
         if noise:
-            excess |= {id(group): value for group, value in zip(own, find_noise(own, rng), strict=True)}
+            excess |= {id(group): value for group, value in zip(own, find_noise(own), strict=True)}
     return excess
 
 

@@ -11,8 +11,8 @@ from scbayes.models._ambient_scores import anchored, gene_weights
 N_PROGRAMMES, ABOVE_NOISE = 4, 1.15
 #: Counts of information that the median over genes is worth in the dispersion of one.
 PRIOR_INFORMATION = 20.0
-#: Random halves of the genes that are compared, and weight of "as expected" in the noise of a single cell.
-N_HALVES, PRIOR_HALVES = 6, 4.0
+#: Halves of the genes of like information that are compared, and weight of "as expected" in the noise of a single cell.
+N_HALVES, PRIOR_HALVES = 12, 4.0
 #: Native variance is at most this often what was modelled.
 LARGEST_NOISE = 1000.0
 #: Weights follow the noise up to one more time for each so many cells of a kind: with few cells it is not known well
@@ -116,11 +116,11 @@ def _scale(group: AmbientGroup) -> np.ndarray:
     return np.sqrt(mean * np.mean(1 / group.total) + group.native_variance(group.expected()))
 
 
-def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.ndarray]:
+def find_noise(groups: list[AmbientGroup]) -> list[np.ndarray]:
     r"""Set how noisy native expression of one kind is, and return how much noisier than that each cell is.
 
-    :math:`\delta` is estimated from two halves of the genes: random ones, and those that are mostly ambient beside
-    those that are mostly native. They differ by Poisson noise and by native variance: how many times the native
+    :math:`\delta` is estimated from two halves of the genes: of like information, and those that are mostly ambient
+    beside those that are mostly native. They differ by Poisson noise and by native variance: how many times the native
     variance is what was modelled follows. A cell whose halves differ far more than in others is no such cell, and says
     less.
     """
@@ -129,7 +129,7 @@ def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.
         typical = 1 / np.mean(1 / group.total)
         weight, change = gene_weights(group, 0.0, typical)
         mean = group.expected()
-        halves = _halves(np.maximum(weight * (group.profile - mean), 0), group.profile / mean, rng)
+        halves = _halves(np.maximum(weight * (group.profile - mean), 0), group.profile / mean)
         weights, changes = weight[:, None] * halves, change[:, None] * halves
         average, rise = anchored(group, weights, changes)
         both = np.repeat((rise > 0).reshape(-1, 2).all(1), 2)  # a half that knows nothing has no other to differ from
@@ -156,11 +156,16 @@ def find_noise(groups: list[AmbientGroup], rng: np.random.Generator) -> list[np.
     return [np.where(each > ODD, each, 1.0) * (noise / followed) ** POWER_OF_REST for each in found]
 
 
-def _halves(information: np.ndarray, ratio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Halves of the genes in pairs of columns: first by how ambient they are, then random ones."""
+def _halves(information: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Halves of the genes in pairs of columns: first by how ambient they are, then of like information.
+
+    The latter are Walsh functions of the rank by information, so that they do not depend on the order of the genes.
+    """
     order = np.argsort(-ratio, kind="stable")
     summed = np.cumsum(information[order])
     ambient = np.zeros(len(ratio), bool)
     ambient[order[summed < summed[-1] / 2]] = True
-    firsts = [ambient, *(rng.random(len(ratio)) < 0.5 for _ in range(N_HALVES))]
+    rank = np.empty(len(ratio), np.int64)
+    rank[np.argsort(-information, kind="stable")] = np.arange(len(ratio))
+    firsts = [ambient, *(np.bitwise_count(rank & code) % 2 == 1 for code in range(1, N_HALVES + 1))]
     return np.column_stack([half for first in firsts for half in (first, ~first)]).astype(float)
