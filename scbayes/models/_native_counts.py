@@ -30,11 +30,8 @@ def native_profile(group: AmbientGroup) -> np.ndarray:
 
 
 def native_size(group: AmbientGroup) -> np.ndarray:
-    """Size r of native counts: overdispersion and programmes together, ``(n_genes,)``."""
-    native = group.native(group.expected())
-    programmes = np.sum(group.programmes**2, axis=1) / np.maximum(native, 1e-12) ** 2
-    spread = group.unexplained * (group.dispersion + np.minimum(programmes, 1.0))  # 0 where counts vary as Poisson ones
-    return np.clip(1 / np.maximum(spread, 1 / SIZES[1]), *SIZES)
+    """Size r of native counts, of their overdispersion: programmes are part of it, ``(n_genes,)``."""
+    return 1 / np.clip(group.dispersion, 1 / SIZES[1], 1 / SIZES[0])
 
 
 def divide_counts(
