@@ -31,7 +31,8 @@ def native_profile(group: AmbientGroup) -> np.ndarray:
 
 def native_size(group: AmbientGroup) -> np.ndarray:
     """Size r of native counts, of their overdispersion: programmes are part of it, ``(n_genes,)``."""
-    return 1 / np.clip(group.dispersion, 1 / SIZES[1], 1 / SIZES[0])
+    dispersion = np.clip(group.dispersion, 1 / SIZES[1], 1 / SIZES[0])
+    return np.ascontiguousarray(np.broadcast_to(1 / dispersion, group.profile.shape))
 
 
 def divide_counts(
