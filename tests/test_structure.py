@@ -26,7 +26,7 @@ MAX_FILE, MAX_FUNCTION, MAX_POSITIONAL = 350, 70, 3
 #: Functions of pp and tl that write nothing into AnnData, and so have no `copy`, with the reason.
 NOT_IN_PLACE: dict[str, str] = {}
 #: Files that may make a matrix dense, with the reason.
-MAY_DENSIFY: dict[str, str] = {}
+MAY_DENSIFY: dict[str, str] = {"scbayes/tl/_latent_cells.py": "a block of cells at a time, for networks"}
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 
 

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from scbayes.state import Fit, read_fit
+from scbayes.state import Fit, LatentFit, read_any_fit
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def fit(adata: "AnnData", key: str = "sb") -> Fit:
+def fit(adata: "AnnData", key: str = "sb") -> Fit | LatentFit:
     """A fit, with its model, inputs, slots and convergence: ``print(sb.get.fit(adata))``.
 
     Parameters
@@ -20,7 +20,7 @@ def fit(adata: "AnnData", key: str = "sb") -> Fit:
 
     Returns
     -------
-    :class:`~scbayes.state.Fit` of the cells and genes that `adata` has.
+    :class:`~scbayes.state.Fit` of the cells and genes that `adata` has, or :class:`~scbayes.state.LatentFit`.
 
     Raises
     ------
@@ -29,4 +29,4 @@ def fit(adata: "AnnData", key: str = "sb") -> Fit:
     ValueError
         If its parts disagree with each other, with the names of cells and genes, or with this version of scbayes.
     """
-    return read_fit(adata, key)
+    return read_any_fit(adata, key)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scbayes.models import ModelConfig
+from scbayes.models._latent_config import LATENT_MODELS
 from scbayes.models._marginals import Total
 from scbayes.models._model import Model
 from scbayes.models._posterior import Posterior
@@ -34,16 +35,11 @@ def read_fit(adata: "AnnData", key: str = "sb") -> Fit:
         If parts disagree with each other, with the names of cells and genes, or with this version of scbayes.
     """
     manifest = read_manifest(adata, key)
-    parts = {split_slot(part["slot"]): part for part in manifest["parts"]}
-    for (where, name), part in parts.items():
-        _check_part(adata, key, where, name, part)
-    for name, shape in manifest["arrays"].items():
-        if name not in adata.uns[key] or list(np.shape(adata.uns[key][name])) != shape:
-            msg = f"the fit {key!r} is damaged: uns[{key!r}][{name!r}] is missing or has changed shape; fit again"
-            raise ValueError(msg)
+    _check_no_latent(manifest, key)
+    parts = check_parts(adata, key, manifest)
     for axis, what in (("var", "gene"), ("obs", "cell")):
         stored = getattr(adata, f"{axis}m")[slot_of(key, f"{what}_id")]
-        _check_names(getattr(adata, f"{axis}_names"), stored, manifest["id"], key, what, f"{axis}_names")
+        check_names(getattr(adata, f"{axis}_names"), stored, manifest["id"], key, what, f"{axis}_names")
     config = ModelConfig.from_json(manifest["model"])
     uns, facts = adata.uns[key], manifest["facts"]
     loc = np.asarray(adata.varm[slot_of(key, "loc")])
@@ -126,6 +122,33 @@ def read_manifest(adata: "AnnData", key: str, *, any_version: bool = False) -> d
     return manifest
 
 
+def check_parts(adata: "AnnData", key: str, manifest: dict) -> list[tuple[str, str]]:
+    """(field, name) of each slot of a fit, all of which are there as the manifest says."""
+    parts = {split_slot(part["slot"]): part for part in manifest["parts"]}
+    for (where, name), part in parts.items():
+        _check_part(adata, key, where, name, part)
+    for name, shape in manifest["arrays"].items():
+        if name not in adata.uns[key] or list(np.shape(adata.uns[key][name])) != shape:
+            msg = f"the fit {key!r} is damaged: uns[{key!r}][{name!r}] is missing or has changed shape; fit again"
+            raise ValueError(msg)
+    return list(parts)
+
+
+def is_latent(adata: "AnnData", key: str) -> bool:
+    """Whether the fit under ``key`` is of a model with a latent space."""
+    return read_manifest(adata, key)["model"]["model"] in LATENT_MODELS
+
+
+def _check_no_latent(manifest: dict, key: str) -> None:
+    model = manifest["model"]["model"]
+    if model in LATENT_MODELS:
+        msg = (
+            f"the fit {key!r} is of model={model!r}, whose genes have no distributions of their own: this is for the "
+            "negative binomial models, such as 'nbvcp'"
+        )
+        raise ValueError(msg)
+
+
 def _check_part(adata: "AnnData", key: str, where: str, name: str, part: dict) -> None:
     if name not in getattr(adata, where):
         msg = (
@@ -143,7 +166,7 @@ def _check_part(adata: "AnnData", key: str, where: str, name: str, part: dict) -
         raise ValueError(msg)
 
 
-def _check_names(names, stored: np.ndarray, fit_id: str, key: str, what: str, attribute: str) -> None:
+def check_names(names, stored: np.ndarray, fit_id: str, key: str, what: str, attribute: str) -> None:
     changed = np.flatnonzero(fingerprints(names, fit_id)[:, 0] != np.asarray(stored)[:, 0])
     if len(changed):
         msg = (

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from scbayes.state._fit import Fit
+from scbayes.state._latent_fit import LatentFit
 from scbayes.state._names import check_anndata, check_key, slot_of, split_slot
 from scbayes.state._read import read_manifest, stored_fits
 
@@ -32,9 +33,10 @@ def write_result(
     key_added: str,
     values: dict[tuple[str, str], object],
     *,
-    fit: Fit | None,
+    fit: Fit | LatentFit | None,
     facts: dict,
     entry: str | None = None,
+    names: dict[str, str] | None = None,
 ) -> list[str]:
     """Write a result, in place of an earlier one of the same name.
 
@@ -51,6 +53,8 @@ def write_result(
         Settings and what else is worth keeping: plain values that turn into JSON.
     entry
         Name of the entry in `uns` where it is not ``key_added + "_" + verb``.
+    names
+        Slots that are not called ``key_added + "_" + what``: what -> name.
 
     Returns
     -------
@@ -62,7 +66,8 @@ def write_result(
     if entry in adata.uns and ("result" not in adata.uns[entry] or _records(adata)[entry]["verb"] != verb):
         msg = f"adata.uns[{entry!r}] holds something else: delete it, or choose another key_added"
         raise ValueError(msg)
-    slots = {what: f"{field}[{slot_of(key_added, what)!r}]" for field, what in values if field != "uns"}
+    called = {what: (names or {}).get(what, slot_of(key_added, what)) for field, what in values if field != "uns"}
+    slots = {what: f"{field}[{called[what]!r}]" for field, what in values if field != "uns"}
     own = {what: value for (field, what), value in values.items() if field == "uns"}
     of = {"key": None, "fit": None} if fit is None else {"key": fit.key, "fit": fit.id}
     record = {"verb": verb, **of, "slots": slots, "uns": sorted(own), "facts": facts}
@@ -71,7 +76,7 @@ def write_result(
         _remove(adata, entry)
     for (field, what), value in values.items():
         if field != "uns":
-            getattr(adata, field)[slot_of(key_added, what)] = value
+            getattr(adata, field)[called[what]] = value
     adata.uns[entry] = {"result": text, **own}
     return [*slots.values(), f"uns[{entry!r}]"]
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 #: Gene-wise arrays of a posterior.
 GENE_PARTS = ("loc", "tril", "factor")
+#: What a fit of any kind may write, by field.
+PARTS = {
+    "varm": (*GENE_PARTS, "gene_id"),
+    "obsm": ("nu", "cell_id", "responsibilities", "latent"),
+    "obs": ("split",),
+}
 
 
 def write_fit(
@@ -35,35 +41,61 @@ def write_fit(
     """
     fit_id = fit.id
     varm, obsm, uns = _parts(fit, fit_id)
+    about = {"model": fit.config.to_json(), "links": fit.links}
+    extra = {} if seen is None else {"seen": pack_seen(seen)}
+    slots = {"varm": varm, "obsm": obsm}
+    return store_fit(adata, fit.key, fit_id, about, fit.facts, slots=slots, uns=uns, extra=extra, unfinished=unfinished)
+
+
+def store_fit(
+    adata: "AnnData",
+    key: str,
+    fit_id: str,
+    about: dict,
+    facts: dict,
+    *,
+    slots: dict[str, dict],
+    uns: dict[str, np.ndarray],
+    extra: dict[str, dict] | None = None,
+    unfinished: list[np.ndarray] | None = None,
+) -> list[str]:
+    """Write the parts of a fit of any kind, and the manifest that lists them.
+
+    Parameters
+    ----------
+    about
+        What the manifest says of the model: plain values.
+    slots
+        Field of AnnData (obs, obsm, varm) -> name -> value.
+    uns, extra
+        Arrays for ``uns[key]``, and dicts of arrays.
+    """
     parts = [
         {"slot": f"{where}[{name!r}]", "shape": list(value.shape), "dtype": str(value.dtype)}
-        for where, group in (("varm", varm), ("obsm", obsm))
+        for where, group in slots.items()
         for name, value in group.items()
     ]
-    if unfinished:
-        uns["unfinished"] = {f"p{i:03d}": np.asarray(value) for i, value in enumerate(unfinished)}
-    arrays = {name: list(value.shape) for name, value in uns.items() if name != "unfinished"}
-    if seen is not None:
-        uns["seen"] = pack_seen(seen)
+    extra = dict(extra or {})
     manifest = {
         "schema": SCHEMA,
         "id": fit_id,
-        "model": fit.config.to_json(),
-        "links": fit.links,
-        "facts": fit.facts,
+        **about,
+        "facts": facts,
         "parts": parts,
-        "arrays": arrays,
+        "arrays": {name: list(value.shape) for name, value in uns.items()},
         "n_unfinished": len(unfinished or ()),
-        "seen": None if seen is None else {name: list(value.shape) for name, value in uns["seen"].items()},
+        "seen": None,
+        **{name: {part: list(np.shape(value)) for part, value in group.items()} for name, group in extra.items()},
     }
-    entry = {"manifest": json.dumps(manifest, allow_nan=False), **uns}
-    remove_fit(adata, fit.key, missing_ok=True)
-    for name, value in varm.items():
-        adata.varm[name] = value
-    for name, value in obsm.items():
-        adata.obsm[name] = value
-    adata.uns[fit.key] = entry
-    return [*[part["slot"] for part in parts], f"uns[{fit.key!r}]"]
+    if unfinished:
+        extra["unfinished"] = {f"p{i:03d}": np.asarray(value) for i, value in enumerate(unfinished)}
+    entry = {"manifest": json.dumps(manifest, allow_nan=False), **uns, **extra}
+    remove_fit(adata, key, missing_ok=True)
+    for where, group in slots.items():
+        for name, value in group.items():
+            getattr(adata, where)[name] = value
+    adata.uns[key] = entry
+    return [*[part["slot"] for part in parts], f"uns[{key!r}]"]
 
 
 def check_free(adata: "AnnData", key: str) -> None:
@@ -79,8 +111,8 @@ def check_free(adata: "AnnData", key: str) -> None:
     owned = set()
     if key in adata.uns:
         owned = set(owned_slots(adata, key))
-    for where in ("varm", "obsm"):
-        for part in (*GENE_PARTS, "gene_id", "nu", "cell_id", "responsibilities"):
+    for where, names in PARTS.items():
+        for part in names:
             slot = (where, slot_of(key, part))
             if slot[1] in getattr(adata, where) and slot not in owned:
                 msg = f"adata.{where}[{slot[1]!r}] exists and belongs to no fit: choose another key_added than {key!r}"

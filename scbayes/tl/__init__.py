@@ -10,6 +10,7 @@ from scbayes.tl._de import de
 from scbayes.tl._denoise import denoise
 from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
+from scbayes.tl._latent import latent
 from scbayes.tl._log_likelihood import log_likelihood
 from scbayes.tl._normalize_counts import normalize_counts
 from scbayes.tl._posterior_samples import posterior_samples
@@ -28,6 +29,7 @@ __all__ = [
     "denoise",
     "entropy",
     "fit",
+    "latent",
     "log_likelihood",
     "normalize_counts",
     "posterior_samples",

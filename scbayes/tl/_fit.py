@@ -1,12 +1,22 @@
 """Fit a model of the negative binomial family to all counts."""
 
 from dataclasses import replace
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scbayes.models import Model, ModelConfig
-from scbayes.state import Fit, Source, actual, check_free, check_is_fit, find_counts, stored_source, write_fit
+from scbayes.state import (
+    Fit,
+    Source,
+    actual,
+    check_free,
+    check_is_fit,
+    find_counts,
+    stored_source,
+    write_fit,
+)
 from scbayes.stats._precision import double
 from scbayes.tl._draw_slots import write_draws
 from scbayes.tl._fit_ambient import check_ambient, draws_of, with_ambient
@@ -18,12 +28,16 @@ from scbayes.tl._fit_arguments import (
     component_settings,
     is_mixture,
 )
+from scbayes.tl._fit_latent import fit_latent
+from scbayes.tl._latent_arguments import means_latent
 from scbayes.tl._methods import Found, Settings
 from scbayes.tl._run import Run, as_fit, counts_of, resume_run, seen_by, start_run
 from scbayes.tl._start_components import ComponentSettings, start_components
 from scbayes.tl._update import check_settings, update_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anndata import AnnData
 
 #: Default coordinates: the best held-out density on real data, see docs/models.md.
@@ -46,7 +60,10 @@ def fit(  # noqa: PLR0913
     mask_var: str | None = None,
     batch_key: str | None = None,
     per_batch: tuple[str, ...] | None = None,
+    covariates: "str | Iterable[str]" = (),
+    size_factor_key: str | None = None,
     ambient: str | None = None,
+    config: dict | None = None,
     method: str = "svi",
     n_samples: int = 1000,
     optimizer: object = None,
@@ -77,7 +94,8 @@ def fit(  # noqa: PLR0913
     adata
         Cells x genes, with raw UMI counts in `layer`.
     model
-        ``"nbdm"``, ``"zinb"``, ``"nbvcp"`` or ``"zinbvcp"``; with ``"_mix"`` after it, a mixture.
+        ``"nbdm"``, ``"zinb"``, ``"nbvcp"`` or ``"zinbvcp"``; with ``"_mix"`` after it, a mixture. ``"vae"`` and
+        ``"factors"`` have a latent space instead, see below.
     parameterization
         ``"mean_disp"`` (mu, r; the default), ``"standard"`` (r, and p without capture), ``"linked"`` (mu, p) or
         ``"odds_ratio"`` (mu, phi).
@@ -112,10 +130,18 @@ def fit(  # noqa: PLR0913
     per_batch
         Sampled gene-wise or global parameters that each batch has its own of; default with `batch_key`: the abundance
         (mu, or r in ``standard``). All others are shared.
+    covariates
+        Columns of `obs`, with categories or numbers, that the expression of a cell may depend on beside its latent
+        numbers (``"vae"``).
+    size_factor_key
+        Column of `obs` with size factors, for ``config={"library": "size_factor"}``.
     ambient
         Prefix of a result of :func:`scbayes.tl.denoise`: the fit is of native expression, and what is not known of
         ambient counts is in its posterior, by multiple imputation. What reads the fit reads the counts without ambient
         ones, ``layers[ambient + "_denoised"]``.
+    config
+        Settings of a model with a latent space, e.g. ``{"n_latent": 20, "likelihood": "zinb"}``; the latent page lists
+        them.
     method
         ``"svi"``: the best normal posterior by stochastic variational inference, then each gene's own moments by
         importance sampling. ``"laplace"``: the genes' mode and curvature, cells integrated out; the fastest.
@@ -175,6 +201,19 @@ def fit(  # noqa: PLR0913
         `manifest` (JSON: model, priors, inputs, convergence, versions, slots), `loss`, `global`, `rest`, `total`;
         `seen`, the summary of the counts, for `update`; and, if the fit did not converge, what is needed to go on.
 
+    ``model="vae"`` (needs ``scbayes[latent]``) and ``"factors"`` describe each cell by a few latent numbers z, found by
+    minibatches; genes outside of `mask_var` are left out. Of the arguments above they know `layer`, `mask_var`,
+    `batch_key`, `labels_key` (cells with a label train a classifier of z), `covariates`, `size_factor_key`, `config`,
+    `resume`, `rng`, `key_added`, `progress` and `copy`; `ambient` names an ambient profile in `varm`, as in
+    :func:`scbayes.tl.denoise`. They set
+
+    `adata.obsm[key_added + "_latent"]` : float32 `(n_cells, 2 * D)`
+        Mean and standard deviation of the D latent numbers; :func:`scbayes.tl.latent` gives those of z.
+    `adata.obs[key_added + "_split"]` : categories
+        Set of each cell: train, validation, test.
+    `adata.obsm[key_added + "_cell_id"]`, `adata.uns[key_added]`
+        As above; `uns` has the networks' parameters, the names of the genes, and the history of training.
+
     With ``method="nuts"`` also the slots of :func:`scbayes.tl.posterior_samples`, draws in the order of the chains.
 
     Raises
@@ -186,7 +225,7 @@ def fit(  # noqa: PLR0913
         If `layer`, `mask_var`, `batch_key`, `init`, `labels_key`, the result `ambient` or, with `resume` or `update`,
         the fit do not exist.
     ImportError
-        If `init` is ``"leiden"`` and igraph is not installed.
+        If `init` is ``"leiden"`` and igraph is not installed, or `model` is ``"vae"`` and equinox is not.
     ValueError
         If the counts are not counts, the settings do not fit the model, the key is taken by something else, or a
         fit cannot be resumed or updated, as one with `ambient` cannot.
@@ -201,12 +240,14 @@ def fit(  # noqa: PLR0913
     from scanpy import logging as logg
 
     clock = logg.info(
-        f"resuming {key_added!r}" if resume else f"updating {key_added!r}" if update else f"fitting {model}"
+        f"{'resuming' if resume else 'updating'} {key_added!r}" if resume or update else f"fitting {model}"
     )
     if resume or update:
         check_is_fit(adata, key_added)
     check_free(adata, key_added)
     check_backed(adata, copy=copy)
+    if means_latent(adata, given, signature(fit)):
+        return fit_latent(adata, given | {"seed": as_seed(rng)}, clock)
     check_ambient(adata, given)
     if update:
         check_settings(adata, key_added, given)

@@ -1,0 +1,138 @@
+"""Counts given latent numbers: negative binomial, with excess zeros, Poisson or binomial; with an ambient part."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+
+#: Shares of the counts nearer to 1 than this are taken as this.
+MOST = 1 - 1e-6
+
+
+class Decoded(NamedTuple):
+    """What the decoder says of cells ``(..., B)`` and genes ``(..., B, G)``.
+
+    Attributes
+    ----------
+    log_share
+        Log of the native composition; its exponentials sum to 1 over the genes.
+    log_size
+        Log of the library size (or size factor), ``(..., B)``.
+    log_theta
+        Log of the size of the negative binomial, broadcastable to ``(..., B, G)``; None without dispersion.
+    gate_logit
+        Log odds of an excess zero; None without.
+    contamination_logit, log_ambient
+        Log odds that a count of the cell is ambient, ``(..., B)``, and log of the ambient profile of its batch,
+        ``(..., B, G)``; None without an ambient part.
+    """
+
+    log_share: Array
+    log_size: Array
+    log_theta: Array | None
+    gate_logit: Array | None
+    contamination_logit: Array | None
+    log_ambient: Array | None
+
+    @property
+    def log_native(self) -> Array:
+        """Log of the mean of native counts."""
+        log_native = self.log_size[..., None] + self.log_share
+        if self.contamination_logit is None:
+            return log_native
+        return log_native + jax.nn.log_sigmoid(-self.contamination_logit)[..., None]
+
+    @property
+    def log_background(self) -> Array:
+        """Log of the mean of ambient counts."""
+        return (self.log_size + jax.nn.log_sigmoid(self.contamination_logit))[..., None] + self.log_ambient
+
+    @property
+    def log_mean(self) -> Array:
+        """Log of the mean of all counts (those of a gate's excess zeros aside)."""
+        if self.contamination_logit is None:
+            return self.log_native
+        return jnp.logaddexp(self.log_native, self.log_background)
+
+
+class LatentCounts(dist.Distribution):
+    r"""Counts of the genes of a cell, independent given the latent numbers.
+
+    ``"nb"``: :math:`\mathrm{NB}(\mu, \theta)`, variance :math:`\mu + \mu^2/\theta`; ``"zinb"``: zero with probability
+    `gate` on top; ``"poisson"``; ``"b"``: binomial with the cell's `total` and probability :math:`\mu` / total.
+    """
+
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(self, likelihood: str, decoded: Decoded, total: Array) -> None:
+        self.likelihood, self.decoded, self.total = likelihood, decoded, total
+        shape = decoded.log_mean.shape
+        super().__init__(shape[:-1], shape[-1:])
+
+    def log_prob(self, value: Array) -> Array:
+        """Log probability of the counts of each cell, nats: ``(..., B)``."""
+        return self.by_gene(value).sum(-1)
+
+    def by_gene(self, value: Array) -> Array:
+        """Log probability of each count: ``(..., B, G)``."""
+        decoded, log_mean = self.decoded, self.decoded.log_mean
+        same = log_factorial(value)
+        if self.likelihood == "poisson":
+            return value * log_mean - jnp.exp(log_mean) - same
+        if self.likelihood == "b":
+            total = self.total[..., None]
+            share = jnp.minimum(jnp.exp(log_mean) / total, MOST)
+            ways = log_rising(value, total - value + 1) - same
+            return ways + value * (log_mean - jnp.log(total)) + (total - value) * jnp.log1p(-share)
+        log_theta = decoded.log_theta
+        ratio = jax.nn.softplus(log_mean - log_theta)  # ln(1 + mean / theta)
+        positive = log_rising(value, jnp.exp(log_theta)) - same + value * (log_mean - log_theta - ratio)
+        log_zero = -jnp.exp(log_theta) * ratio
+        if decoded.gate_logit is None:
+            return positive + log_zero
+        gate = decoded.gate_logit
+        zero = jnp.logaddexp(gate, log_zero)
+        return jnp.where(value > 0, positive + log_zero, zero) - jax.nn.softplus(gate)
+
+    def sample(self, key: Array, sample_shape: tuple = ()) -> Array:
+        """Draw counts."""
+        decoded = self.decoded
+        shape = sample_shape + self.batch_shape + self.event_shape
+        mean = jnp.broadcast_to(jnp.exp(decoded.log_mean), shape)
+        key, of_rate, of_gate = jax.random.split(key, 3)
+        if self.likelihood == "b":
+            total = jnp.broadcast_to(self.total[..., None], shape)
+            return jax.random.binomial(key, total, jnp.clip(mean / total, 0, MOST), shape)
+        if self.likelihood != "poisson":
+            theta = jnp.broadcast_to(jnp.exp(decoded.log_theta), shape)
+            mean = mean * jax.random.gamma(of_rate, theta, shape) / theta
+        value = jax.random.poisson(key, mean, shape).astype(jnp.float32)
+        if decoded.gate_logit is None:
+            return value
+        return jnp.where(jax.random.bernoulli(of_gate, jax.nn.sigmoid(decoded.gate_logit), shape), 0.0, value)
+
+
+def log_factorial(x: Array) -> Array:
+    """``ln x!``."""
+    return log_rising(x, jnp.ones((), jnp.float32))
+
+
+def log_rising(x: Array, a: Array) -> Array:
+    r"""``ln Gamma(x + a) - ln Gamma(a)`` for x >= 0, to about 1e-6 of its size in single precision.
+
+    Stirling's series three steps up, where it has converged, with differences taken before they cancel:
+    :math:`\ln\frac{\Gamma(b)}{\Gamma(a)} = (a' - \tfrac12)\ln\frac{b'}{a'} + x \ln b' - x + s(b') - s(a')
+    - \ln\frac{b(b+1)(b+2)}{a(a+1)(a+2)}`, with :math:`b = a + x`, :math:`a' = a + 3`,
+    :math:`s(y) = \frac{1}{12y} - \frac{1}{360y^3}`.
+    """
+    up, far = a + 3, a + 3 + x
+    b = a + x
+    steps = jnp.log(b / a * ((b + 1) / (a + 1)) * ((b + 2) / (a + 2)))
+    return (up - 0.5) * jnp.log1p(x / up) + x * (jnp.log(far) - 1) + _series(far) - _series(up) - steps
+
+
+def _series(y: Array) -> Array:
+    return (1 / 12 - 1 / (360 * y * y)) / y
