@@ -11,8 +11,6 @@ from scbayes.state import (
     Fit,
     Source,
     actual,
-    check_free,
-    check_is_fit,
     find_counts,
     stored_source,
     write_fit,
@@ -23,8 +21,8 @@ from scbayes.tl._fit_ambient import check_ambient, draws_of, with_ambient
 from scbayes.tl._fit_arguments import (
     as_seed,
     check_arguments,
-    check_backed,
     check_method,
+    check_target,
     component_settings,
     is_mixture,
 )
@@ -239,13 +237,9 @@ def fit(  # noqa: PLR0913
     given = dict(locals())
     from scanpy import logging as logg
 
-    clock = logg.info(
-        f"{'resuming' if resume else 'updating'} {key_added!r}" if resume or update else f"fitting {model}"
-    )
-    if resume or update:
-        check_is_fit(adata, key_added)
-    check_free(adata, key_added)
-    check_backed(adata, copy=copy)
+    again = "resuming" if resume else "updating" if update else None
+    clock = logg.info(f"fitting {model}" if again is None else f"{again} {key_added!r}")
+    check_target(adata, key_added, copy=copy, again=again is not None)
     if means_latent(adata, given, signature(fit)):
         return fit_latent(adata, given | {"seed": as_seed(rng)}, clock)
     check_ambient(adata, given)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.inference import as_optimizer
+from scbayes.state import check_free, check_is_fit
 from scbayes.tl._methods import METHODS
 from scbayes.tl._start_components import ComponentSettings
 
@@ -30,6 +31,14 @@ def is_mixture(model: str, n_components: int | None, how: ComponentSettings) -> 
         msg = f"both init={how.init!r} and labels_key={how.labels_key!r} say where components start: leave init out"
         raise ValueError(msg)
     return True
+
+
+def check_target(adata: "AnnData", key: str, *, copy: bool, again: bool) -> None:
+    """Refuse slots that something else has, a file that cannot be written, and to go on with a fit that is not there."""
+    if again:
+        check_is_fit(adata, key)
+    check_free(adata, key)
+    check_backed(adata, copy=copy)
 
 
 def check_backed(adata: "AnnData", *, copy: bool) -> None:
