@@ -51,6 +51,7 @@ def _with_results(_fitted) -> ad.AnnData:
     fit(adata, n_components=2, key_added="mix")
     sb.pp.ambient_profile(adata)
     sb.pp.call_cells(adata, empty_range=(1, 60))
+    adata.obsm["X_sb"] = np.random.default_rng(0).normal(size=(N_CELLS, 3)).astype(np.float32)
     for name, settings in IN_PLACE.items():
         if name.startswith("tl.") and name not in ("tl.fit", "tl.remove"):
             public("tl")[name](adata, **settings)
