@@ -185,8 +185,8 @@ def test_accuracy_by_hand():
     assert found.to_dict() == pytest.approx({"accuracy": 4 / 6, "balanced": (3 / 4 + 1 / 2) / 2})
     predicted[0] = np.nan
     assert sb.metrics.accuracy(labels, predicted)["accuracy"] == pytest.approx(3 / 6), "no prediction is wrong"
-    as_categories = [pd.Series(x, index=list("tuvwxyz"), dtype="category") for x in (labels, predicted)]
-    assert sb.metrics.accuracy(*as_categories)["accuracy"] == pytest.approx(3 / 6)
+    series = [pd.Series(x, index=list(i), dtype="category") for x, i in ((labels, "tuvwxyz"), (predicted, "abcdefg"))]
+    assert sb.metrics.accuracy(*series)["accuracy"] == pytest.approx(3 / 6), "by position"
     assert sb.metrics.accuracy([1, 1, 2], [3, 3, 3]).eq(0).all()
     assert sb.metrics.accuracy([7, 7], [7.0, 7.0]).eq(1).all()
 

@@ -36,8 +36,8 @@ def integration_scores(
     `total`               0.6 `bio_conservation` + 0.4 `batch_mixing`
     ====================  =======================================================================================
 
-    scib has more scores (isolated labels, kBET, principal component regression): totals of papers are of other parts.
-    Compare latent spaces of the same cells only.
+    Chance is not 0 for all of them, and `ari` may fall a little below 0: compare latent spaces of the same cells. scib
+    has more scores (isolated labels, kBET, principal component regression): totals of papers are of other parts.
 
     Parameters
     ----------
