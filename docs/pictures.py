@@ -32,7 +32,7 @@ PICTURES = [
     "sb.pl.loss(adata)",
     "sb.pl.loss(adata, ['sb', 'zinb', 'mix'])",
     "sb.pl.latent(adata, color=['cell_type', 'donor', 'INS'])",
-    "sb.pl.latent(adata, method='tsne', color='cell_type')",
+    "sb.pl.latent(adata, method='tsne', color='cell_type', names=True)",
     "sb.pl.latent(adata, method=None, color='cell_type')",
     "sb.pl.choose_components(adata)",
     "sb.pl.lfc_volcano(adata, 'beta')",

@@ -125,6 +125,17 @@ def test_cells_without_a_value_are_grey(adata):
     assert len(points(draw(adata, method=None, color="nothing"))[0]) == N
 
 
+def test_names_beside_their_cells(adata):
+    ax = draw(adata, method=None, color="part", names=True)
+    assert ax.get_legend() is None
+    assert ax.get_title() == "part"
+    x = pd.DataFrame(adata.obsm["X_sb"][:, :2]).groupby(adata.obs["part"].to_numpy()).median()
+    written = {text.get_text(): np.array(text.get_position()) for text in ax.texts}
+    assert set(written) == {"a", "b", "c"}
+    for name, place in written.items():
+        assert np.linalg.norm(x - place, axis=1).argmin() == list(x.index).index(name)
+
+
 def test_fewer_cells(adata):
     ax = draw(adata, method=None, n_cells=40)
     places = points(ax)[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scbayes import get
-from scbayes.pl._frame import finish
+from scbayes.pl._frame import finish, write_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +29,7 @@ def latent(
     layer: str | None = None,
     n_cells: int | None = 5000,
     n_neighbors: int | None = None,
+    names: bool = False,
     size: float | None = None,
     rng: int | np.random.Generator = 0,
     ax: "Axes | Iterable[Axes] | None" = None,
@@ -61,6 +62,8 @@ def latent(
     n_neighbors
         How many cells are to stay near a cell: `n_neighbors` of UMAP (default 15), perplexity of t-SNE (default 30);
         fewer where there are few cells.
+    names
+        Write categories beside their cells, at the median of each, and not into a legend: told apart without colours.
     size
         Area of a point in points squared; default: by the number of cells.
     rng
@@ -92,17 +95,23 @@ def latent(
         msg = f"the latent space {key!r} has NaN or infinite numbers, or fewer than {FEWEST} cells ({len(z)})"
         raise ValueError(msg)
     values = [_values(adata, name, layer).iloc[chosen] if name else None for name in colors]
-    axes = _axes(ax, values)
+    axes = _axes(ax, values, names=names)
     x = z[:, np.array(dimensions) - 1] if method is None else _map(z, method, n_neighbors, rng)
     for where, name, value in zip(axes, colors, values, strict=False):
         points = {"s": size or np.clip(12_000 / len(z), 2, 16), "linewidths": 0, "rasterized": len(z) > 500}
-        _draw(where, x, name, value, points, _palette(adata, name, value))
+        palette = _palette(adata, name, value)
+        _draw(where, x, name, value, points, palette)
         first, second = dimensions if method is None else (1, 2)
         thinned = f" ({len(z):,} of {len(table):,} cells)" if len(z) < len(table) else ""
         gap = "" if method is None else " "
         where.set(xlabel=f"{METHODS[method]}{gap}{first}{thinned}", ylabel=f"{METHODS[method]}{gap}{second}")
         if method is not None:  # no units, and turning the map changes nothing
             where.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        if palette and names:
+            _write_categories(where, x, value)
+            where.set_title(name, fontsize="small")
+        elif palette:
+            _legend(where, name, value, palette)
     return finish(axes[0] if one else np.array(axes[: len(colors)]), ax, show)
 
 
@@ -123,7 +132,7 @@ def _check(
         raise KeyError(msg)
 
 
-def _axes(ax: "Axes | Iterable[Axes] | None", values: list) -> list:
+def _axes(ax: "Axes | Iterable[Axes] | None", values: list, *, names: bool) -> list:
     """Axes for each panel: those that were given, or of a new figure, in which legends have their place."""
     from matplotlib import pyplot as plt
 
@@ -131,7 +140,7 @@ def _axes(ax: "Axes | Iterable[Axes] | None", values: list) -> list:
     if ax is None:
         n_columns = min(n_panels, 3)
         n_rows = -(-n_panels // n_columns)
-        width = 3.6 + max(_beside(value) for value in values)
+        width = 3.6 + max(_beside(value, names=names) for value in values)
         figure = plt.figure(figsize=(width * n_columns, 3.6 * n_rows), layout="constrained")
         return [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(n_panels)]
     axes = list(np.ravel(ax))
@@ -141,12 +150,12 @@ def _axes(ax: "Axes | Iterable[Axes] | None", values: list) -> list:
     return axes
 
 
-def _beside(value: pd.Series | None) -> float:
+def _beside(value: pd.Series | None, *, names: bool) -> float:
     """Width of what is written beside a panel, inches."""
-    if value is None:
-        return 0
-    if not isinstance(value.dtype, pd.CategoricalDtype):
+    if value is not None and not isinstance(value.dtype, pd.CategoricalDtype):
         return 0.8
+    if value is None or names:
+        return 0
     kinds = value.cat.categories
     return -(-len(kinds) // ROWS) * (0.5 + 0.075 * max((len(str(kind)) for kind in kinds), default=0))
 
@@ -205,7 +214,6 @@ def _draw(ax: "Axes", x: np.ndarray, name: str | None, value: pd.Series | None, 
     ax.scatter(*x[~there].T, color=MISSING, **points)
     if isinstance(value.dtype, pd.CategoricalDtype):
         ax.scatter(*x[there].T, c=[palette[kind] for kind in value[there]], **points)
-        _legend(ax, name, {kind: palette[kind] for kind in value.cat.categories}, missing=not there.all())
         return
     low, high = (float(value.min()), float(value.quantile(TOP, "higher"))) if there.any() else (0.0, 1.0)
     high = high if high > low else float(value.max())  # of a gene that 1 % of the cells express
@@ -216,8 +224,15 @@ def _draw(ax: "Axes", x: np.ndarray, name: str | None, value: pd.Series | None, 
     plt.colorbar(image, ax=ax, label=name, extend=beyond, format="%g" if counts else None)
 
 
-def _legend(ax: "Axes", name: str, colors: dict, *, missing: bool) -> None:
-    kinds = {str(kind): color for kind, color in colors.items()} | ({"no value": MISSING} if missing else {})
+def _write_categories(ax: "Axes", x: np.ndarray, value: pd.Series) -> None:
+    """Names of categories at the medians of their cells."""
+    centre = pd.DataFrame(x).groupby(value.to_numpy(), observed=True).median()
+    write_names(ax, *centre.to_numpy().T, [str(kind) for kind in centre.index], len(centre))
+
+
+def _legend(ax: "Axes", name: str, value: pd.Series, palette: dict) -> None:
+    kinds = {str(kind): palette[kind] for kind in value.cat.categories}
+    kinds |= {"no value": MISSING} if value.isna().any() else {}
     handles = [ax.scatter([], [], s=30, color=color, linewidths=0) for color in kinds.values()]
     style = {"frameon": False, "fontsize": "small", "title_fontsize": "small", "alignment": "left"}
     columns = -(-len(kinds) // ROWS)
