@@ -191,7 +191,7 @@ def _compiled(parts: Callable, loss: Callable, optimizer, warmup: int) -> Callab
         value = jax.value_and_grad(mean_loss, has_aux=True)
         (at, means), gradient = value(state.params, data, ids, jax.random.fold_in(key, number), ramp)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        fine = jnp.isfinite(at) & jnp.isfinite(optax.global_norm(gradient))
+        fine = jnp.isfinite(at) & jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
         moved = state._replace(params=optax.apply_updates(state.params, change), optimizer=optimizer_state)
         state = jax.tree.map(partial(jnp.where, fine), moved, state)
         return (state._replace(n_rejected=state.n_rejected + ~fine), number + 1), means

@@ -34,7 +34,7 @@ def is_mixture(model: str, n_components: int | None, how: ComponentSettings) -> 
 
 
 def check_target(adata: "AnnData", key: str, *, copy: bool, again: bool) -> None:
-    """Refuse slots that something else has, a file that cannot be written, and to go on with a fit that is not there."""
+    """Refuse slots that something else has, a file that cannot be written, and a fit to go on with that is missing."""
     if again:
         check_is_fit(adata, key)
     check_free(adata, key)
