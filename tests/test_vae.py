@@ -149,9 +149,10 @@ def test_every_setting_trains_and_comes_back(config, settings, tmp_path):
     assert sb.get.fit(again).config == found.config
     new = again[:9, ::-1].copy()
     sb.tl.latent(new, reference=again)
-    np.testing.assert_allclose(new.obsm["X_sb"], adata.obsm["X_sb"][:9], atol=1e-5)
+    by_draws = config.get("latent_distribution") == "ln"
+    np.testing.assert_allclose(new.obsm["X_sb"], adata.obsm["X_sb"][:9], atol=0.03 if by_draws else 1e-5)
     np.testing.assert_allclose(new.obs["sb_library"], adata.obs["sb_library"][:9], rtol=1e-5)
-    if config.get("latent_distribution") == "ln":
+    if by_draws:
         np.testing.assert_allclose(adata.obsm["X_sb"].sum(1), 1, atol=1e-3)
 
 
