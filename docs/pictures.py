@@ -31,6 +31,9 @@ GENES = ["INS", "GCG", "REG1A", "SPP1"]
 PICTURES = [
     "sb.pl.loss(adata)",
     "sb.pl.loss(adata, ['sb', 'zinb', 'mix'])",
+    "sb.pl.latent(adata, color=['cell_type', 'donor', 'INS'])",
+    "sb.pl.latent(adata, method='tsne', color='cell_type', names=True)",
+    "sb.pl.latent(adata, method=None, color='cell_type')",
     "sb.pl.choose_components(adata)",
     "sb.pl.lfc_volcano(adata, 'beta')",
     "sb.pl.abundance(adata)",
@@ -104,6 +107,8 @@ def prepared():
     sb.pp.prepare_counts(adata, n_top_genes=1500)
     quiet = {"progress": False}
     sb.tl.fit(adata, **quiet)
+    expression = sc.pp.log1p(sc.pp.normalize_total(adata, copy=True), copy=True)
+    adata.obsm["X_sb"] = sc.pp.pca(expression, n_comps=10, copy=True).obsm["X_pca"]
     sb.tl.fit(adata, "zinb", key_added="zinb", **quiet)
     sb.tl.fit(adata, n_components=10, key_added="mix", **quiet)
     sb.tl.fit(adata, labels_key="cell_type", key_added="typed", **quiet)

@@ -51,6 +51,8 @@ def _with_results(_fitted) -> ad.AnnData:
     fit(adata, n_components=2, key_added="mix")
     sb.pp.ambient_profile(adata)
     sb.pp.call_cells(adata, empty_range=(1, 60))
+    small = {"max_epochs": 2, "n_hidden": 8, "n_latent": 3, "batch_size": 32}
+    sb.tl.fit(adata, "vae", batch_key="batch", config=small, key_added="vae", progress=False)
     for name, settings in IN_PLACE.items():
         if name.startswith("tl.") and name not in ("tl.fit", "tl.remove"):
             public("tl")[name](adata, **settings)
@@ -108,6 +110,7 @@ IN_PLACE = {
     "tl.choose_components": {"candidates": (1, 2), "progress": False},
     "tl.posterior_samples": {"n_samples": 3},
     "tl.predict": {"n_samples": 3, "genes": ["gene1", "gene2"], "progress": False},
+    "tl.latent": {"key": "vae", "n_samples": 2},
     "tl.log_likelihood": {"key": "mix", "components": True, "n_samples": 2},
     "tl.compare": {"keys": ["sb", "mix"], "n_samples": 25, "progress": False},
     "tl.normalize_counts": {"expression": ["gene1", "gene2"]},
@@ -122,6 +125,7 @@ IN_PLACE = {
 }
 #: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.
 READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
+READ |= {f"{room}.latent": {"key": "vae"} for room in ("get", "pl")}
 READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 

@@ -17,6 +17,7 @@ from scbayes.get._entropy import entropy
 from scbayes.get._expression import expression
 from scbayes.get._features import features
 from scbayes.get._fit import fit
+from scbayes.get._latent import latent
 from scbayes.get._log_likelihood import log_likelihood
 from scbayes.get._map import map
 from scbayes.get._params import params
@@ -42,6 +43,7 @@ __all__ = [
     "expression",
     "features",
     "fit",
+    "latent",
     "log_likelihood",
     "map",
     "params",

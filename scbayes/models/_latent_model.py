@@ -168,9 +168,17 @@ class LatentModel:
         extra = self._extra(cells) if self.config.encode_covariates else cells.covariates[:, :0]
         rate = self.config.dropout_rate
         loc, scale = inputs.params["encoder"](jnp.log1p(cells.counts), extra, dropout_rate=rate, key=key)
-        prior_loc, _ = self.prior(inputs)
-        shift = jnp.arange(loc.shape[-1]) >= self.config.n_latent  # library and contamination start at their prior
-        return loc + jnp.where(shift, prior_loc, 0), scale
+        return loc + self._around(inputs), scale
+
+    def _around(self, inputs: Inputs) -> Array:
+        """What the encoder's means are relative to: 0 for z, the total of the cell, the mean of the log odds."""
+        cells, config = inputs.cells, self.config
+        around = [jnp.zeros((cells.batch.shape[0], config.n_latent))]
+        if config.library == "encoded":
+            around.append(jnp.log(cells.total)[:, None])
+        if config.ambient:
+            around.append(jnp.broadcast_to(inputs.params["contamination"][0], (cells.batch.shape[0], 1)))
+        return jnp.concatenate(around, 1)
 
     def prior(self, inputs: Inputs) -> tuple[Array, Array]:
         """Mean and standard deviation of the prior of the latent numbers, each ``(B, D)``."""

@@ -12,6 +12,7 @@ from scbayes.pl._contamination import contamination
 from scbayes.pl._denoised import denoised
 from scbayes.pl._entropy import entropy
 from scbayes.pl._features import features
+from scbayes.pl._latent import latent
 from scbayes.pl._lfc_forest import lfc_forest
 from scbayes.pl._lfc_volcano import lfc_volcano
 from scbayes.pl._loss import loss
@@ -32,6 +33,7 @@ __all__ = [
     "denoised",
     "entropy",
     "features",
+    "latent",
     "lfc_forest",
     "lfc_volcano",
     "loss",

@@ -95,7 +95,8 @@ def latent(
     if n_samples is not None:
         draws = [_drawn(fit, rng).astype(np.float32) for _ in range(n_samples)]
         values["obsm", "z_samples"] = np.hstack(draws)
-    size = np.exp(reading.cells.log_size)
+    given = fit.config.library == "size_factor"
+    size = np.exp(reading.cells.log_size) if given else reading.cells.total
     values |= _of_cells("library", *_log_normal(fit, "log_library", size))
     if fit.config.ambient:
         values |= _of_cells("contamination", *_logit_normal(fit, "logit_contamination"))
