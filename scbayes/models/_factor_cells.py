@@ -26,13 +26,15 @@ from jax import Array
 #: Longest step in any factor (a priori standard deviations).
 LONGEST = 3.0
 #: Cells whose steps are below this are left where they are during a fit.
-NEAR = 0.05
+NEAR = 0.2
+#: Smallest precision that a factor is given (the prior's is 1) where the posterior is not concave.
+LEAST = 0.1
 #: Relative error of a sum over genes in single precision.
 ROUNDING = 1e-6
 
 
 class Genes(NamedTuple):
-    """Genes as a block of one batch sees them, float32: ``offset`` (G,), ``loadings`` (G, K), ``inverse`` 1/theta (G,)."""
+    """Genes as one batch sees them, float32: ``offset`` (G,), ``loadings`` (G, K), ``inverse`` 1/theta (G,)."""
 
     offset: Array
     loadings: Array
@@ -126,7 +128,7 @@ def _slopes(x: Array, size: Array, genes: Genes, z: Array) -> Slopes:
     over = 1 / (1 + genes.inverse * mu)
     r = (x - mu) * over
     v = mu * over**2 * (1 + genes.inverse * x)
-    return Slopes(log_rho, mu, r, v, jnp.maximum(v + rho * jnp.sum(r, 1, keepdims=True), 0))
+    return Slopes(log_rho, mu, r, v, v + rho * jnp.sum(r, 1, keepdims=True))
 
 
 def _place(x: Array, size: Array, genes: Genes, z: Array) -> Place:
@@ -148,7 +150,7 @@ def climb(x: Array, size: Array, genes: Genes, z: Array, n_steps, tolerance) -> 
 
     def step(now):
         i, at, damping, _ = now
-        ridge = damping[:, None, None] * jnp.eye(z.shape[1]) * at.precision
+        ridge = damping[:, None, None] * jnp.eye(z.shape[1]) * (1 + jnp.abs(at.precision))  # not concave far away
         tril = jnp.linalg.cholesky(at.precision + ridge)
         move = jax.scipy.linalg.cho_solve((tril, True), at.gradient[..., None])[..., 0]
         longest = jnp.max(jnp.abs(move), 1)
@@ -163,7 +165,7 @@ def climb(x: Array, size: Array, genes: Genes, z: Array, n_steps, tolerance) -> 
 
 def deviation(place: Place) -> Array:
     """Standard deviations of the cells' posteriors, ``(R, K)``."""
-    return 1 / jnp.sqrt(jnp.diagonal(place.precision, axis1=1, axis2=2))
+    return 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(place.precision, axis1=1, axis2=2), LEAST))
 
 
 def visit(x: Array, size: Array, genes: Genes, z: Array, n_steps) -> Found:

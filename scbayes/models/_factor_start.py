@@ -56,7 +56,7 @@ def start_cells(counts: Counts, size: np.ndarray, genes: list[Genes], n_latent: 
             found, back = _project(block.x, own, genes[block.batch], onto)
             scores[block.cells] = np.asarray(found)[: len(block.cells)]
             image += np.asarray(back)
-        values, turn = np.linalg.eigh(basis.T @ image)
+        turn = np.linalg.eigh(basis.T @ image)[1]
         scores, basis = scores @ turn[:, ::-1], image @ turn[:, ::-1]
     scores = scores[:, :n_latent]
     scores = np.pad(scores, ((0, 0), (0, n_latent - scores.shape[1])))

@@ -29,7 +29,7 @@ from scbayes.models._factor_start import blocks, padded, start_cells, start_log_
 #: With more cells, the first rounds read about so many of them, drawn at random.
 FEW = 4096
 #: Newton steps of a cell at most: in a round of a fit, and from the prior's mean to its mode.
-ROUND_STEPS, ALL_STEPS = 5, 50
+ROUND_STEPS, ALL_STEPS = 3, 50
 #: A cell is at its mode when its step is below this (a priori standard deviations).
 AT_MODE = 1e-3
 #: Variances of offsets between batches and of loadings before the first round.
@@ -168,8 +168,9 @@ def encode_factors(
 
 def decode_factors(params: FactorParams, z: np.ndarray, batch: np.ndarray) -> jax.Array:
     """Log share of each gene, float32 ``(..., n_genes)``, where the factors are ``z`` (..., K) in ``batch`` (...)."""
-    offset, loadings = (jnp.asarray(part, jnp.float32) for part in (params.offset.T, params.loadings.T))
-    return jax.nn.log_softmax(offset[batch] + jnp.asarray(z, jnp.float32) @ loadings, -1)
+    with jax.enable_x64(False):
+        offset, loadings, z = (jnp.asarray(part, jnp.float32) for part in (params.offset.T, params.loadings.T, z))
+        return jax.nn.log_softmax(offset[np.asarray(batch)] + z @ loadings, -1)
 
 
 def _sizes(counts: Counts, log_size: np.ndarray | None) -> np.ndarray:
@@ -183,11 +184,13 @@ def _genes(params: FactorParams | GeneState) -> list[Genes]:
 
 
 def _modes(params: FactorParams, counts: Counts, size: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    loc, scale, genes = np.empty_like(start), np.empty_like(start), _genes(params)
-    for block in blocks(counts):
-        own, n = block.cells, len(block.x)
-        at = climb(block.x, padded(size[own], n), genes[block.batch], padded(start[own], n), ALL_STEPS, AT_MODE)
-        loc[own], scale[own] = (np.asarray(part)[: len(own)] for part in (at.z, deviation(at)))
+    loc, scale = np.empty_like(start), np.empty_like(start)
+    with jax.enable_x64(False):
+        genes = _genes(params)
+        for block in blocks(counts):
+            own, n = block.cells, len(block.x)
+            at = climb(block.x, padded(size[own], n), genes[block.batch], padded(start[own], n), ALL_STEPS, AT_MODE)
+            loc[own], scale[own] = (np.asarray(part)[: len(own)] for part in (at.z, deviation(at)))
     return loc, scale
 
 
@@ -207,7 +210,8 @@ class _Rounds:
         log_theta = start_log_theta(summary, size, offset) if likelihood == "nb" else np.full(n_genes, np.inf)
         priors = Priors(FIRST_OFFSET, np.full(n_latent, FIRST_LOADINGS))
         self.state = GeneState(offset, np.zeros((n_genes, n_latent)), log_theta, priors)
-        self.loc = start_cells(counts, size, _genes(self.state), n_latent, rng)
+        with jax.enable_x64(False):
+            self.loc = start_cells(counts, size, _genes(self.state), n_latent, rng)
         self.scale = np.ones_like(self.loc)
         self._centre()
         self.n_steps = 0  # the start's cells go with loadings that are not there yet
@@ -223,7 +227,8 @@ class _Rounds:
         """Rounds until the ELBO hardly rises; whether ``tell`` ended them. Cells and sums are those of the genes."""
         values: list[float] = []
         while True:
-            values.append(self._visit())
+            with jax.enable_x64(False):
+                values.append(self._visit())
             if tell(values[-1]):
                 return True
             if len(values) > n_rounds or (len(values) > 3 and values[-1] - values[-3] < tolerance * abs(values[-1])):
