@@ -24,7 +24,9 @@ def simulate(seed=0, *, n_cells=1500, n_genes=300, n_latent=3, depth=2000.0, n_b
     mean = depth * rng.lognormal(0, 0.3, n_cells)[:, None] * np.exp(log_share(params, z, batch))
     theta = np.exp(params.log_theta)
     x = rng.negative_binomial(theta, theta / (theta + mean))
-    return Counts(sparse.csr_array(x.astype(np.float32)), batch, n_batches), params, z
+    counts = Counts(sparse.csr_array(x.astype(np.float32)), batch, n_batches)
+    counts.expected = mean.sum(1)
+    return counts, params, z
 
 
 def dense(counts: Counts) -> np.ndarray:
@@ -128,7 +130,7 @@ def test_genes_see_the_slope_of_the_expected_log_likelihood(likelihood, spread, 
         params = params._replace(log_theta=np.full(12, np.inf))
     x, place = dense(counts), _factor_cells.deviation
     size = x.sum(1)
-    fixed = spread * np.linspace(0.1, 0.3, 2)
+    fixed = spread * np.array([0.05, 0.15])
     monkeypatch.setattr(_factor_cells, "deviation", lambda at: 0 * place(at) + fixed + 1e-6)
     for program in (_factor_cells._expected, _factor_cells._tell):
         program.clear_cache()
@@ -150,9 +152,7 @@ def test_genes_see_the_slope_of_the_expected_log_likelihood(likelihood, spread, 
     state = GeneState(params.offset, params.loadings, params.log_theta, Priors(1.0, np.ones(2)))
     pairs = pairs_of(counts.summarise())
     close = 1e-5 if spread == 0 else 2e-4
-    assert state.log_likelihood(sums, pairs) == pytest.approx(
-        expected(*params[1::-1], params.log_theta), rel=close / 10
-    )
+    assert state.log_likelihood(sums, pairs) == pytest.approx(expected(*params[1::-1], params.log_theta), rel=close)
 
     def slope(which: int) -> np.ndarray:
         def moved(step):
@@ -165,7 +165,7 @@ def test_genes_see_the_slope_of_the_expected_log_likelihood(likelihood, spread, 
         return np.array([(moved(step) - moved(-step)) / 2e-4 for step in steps])
 
     scale = np.sqrt(sums.of_batch[:, :, -1].sum(1))[:, None]  # standard errors of the slopes
-    error = 5e-3 if spread == 0 else 0.3
+    error = 5e-3 if spread == 0 else 0.15
     assert np.abs((sums.offset - slope(0).reshape(12, 2)) / scale).max() < error
     assert np.abs((sums.loadings - slope(1).reshape(12, 2)) / scale).max() < error
     if likelihood == "nb":
@@ -226,14 +226,13 @@ def test_parameters_are_recovered(fitted):
 
 def test_intervals_of_the_cells_cover(fitted):
     counts, truth, z, fit = fitted
-    loc, scale = encode_factors(truth, counts)
-    covered = np.abs(loc - z) / scale < stats.norm.ppf(0.95)
-    _, turn = np.linalg.eigh(precisions(counts, truth, loc).mean(0))
-    assert covered.mean() == pytest.approx(0.9, abs=0.05)  # not turned to the gauge: variances are conditional
-    gauge = truth._replace(loadings=truth.loadings @ turn)
-    loc, scale = encode_factors(gauge, counts)
-    covered = np.abs(loc - z @ turn) / scale < stats.norm.ppf(0.95)
-    np.testing.assert_allclose(covered.mean(0), 0.9, atol=0.025)
+    loc, scale = encode_factors(truth, counts, np.log(counts.expected))
+    size = counts.expected
+    precision = precisions(counts, truth, loc, size)
+    np.testing.assert_allclose(scale, np.diagonal(precision, axis1=1, axis2=2) ** -0.5, rtol=0.01)
+    distance = np.einsum("ck,ckl,cl->c", loc - z, precision, loc - z)
+    for level in (0.5, 0.9):
+        assert np.mean(distance < stats.chi2(3).ppf(level)) == pytest.approx(level, abs=0.035)
     # with fitted loadings, whose own error is not in the intervals
     _, onto = aligned(fit.params, truth)
     centred = z - np.stack([z[counts.batch == b].mean(0) for b in range(2)])[counts.batch]
@@ -241,11 +240,11 @@ def test_intervals_of_the_cells_cover(fitted):
     assert 0.84 < np.mean(np.abs(away) < stats.norm.ppf(0.95)) < 0.92
 
 
-def precisions(counts: Counts, params: FactorParams, loc: np.ndarray) -> np.ndarray:
+def precisions(counts: Counts, params: FactorParams, loc: np.ndarray, size=None) -> np.ndarray:
     """Precision of each cell's posterior, computed densely."""
     x = dense(counts)
     rho = np.exp(log_share(params, loc, counts.batch))
-    mu, alpha = x.sum(1, keepdims=True) * rho, np.exp(-params.log_theta)
+    mu, alpha = (x.sum(1) if size is None else size)[:, None] * rho, np.exp(-params.log_theta)
     share = ((x - mu) / (1 + alpha * mu)).sum(1, keepdims=True)
     u = mu * (1 + alpha * x) / (1 + alpha * mu) ** 2 + rho * share
     j = params.loadings - (rho @ params.loadings)[:, None]
@@ -264,7 +263,7 @@ def test_gauge(fitted):
     largest = np.abs(fit.params.loadings).argmax(0)
     assert (fit.params.loadings[largest, np.arange(3)] > 0).all()
     second = fit.loc.T @ fit.loc / len(fit.loc) + np.diag((fit.scale**2).mean(0))
-    np.testing.assert_allclose(second, np.eye(3), atol=0.06)
+    np.testing.assert_allclose(second, np.eye(3), atol=0.1)
     for b in range(2):
         assert np.abs(fit.loc[counts.batch == b].mean(0)).max() < 0.02
 

@@ -157,7 +157,12 @@ def climb(x: Array, size: Array, genes: Genes, z: Array, n_steps, tolerance) -> 
         new = _place(x, size, genes, at.z + move * jnp.minimum(1, LONGEST / jnp.maximum(longest, 1e-30))[:, None])
         better = new.value >= at.value - ROUNDING * jnp.abs(at.value)
         at = Place(*(jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, at, strict=True)))
-        return i + 1, at, jnp.where(better, damping / 10, 10 * damping + 1), jnp.max(longest)
+        return (
+            i + 1,
+            at,
+            jnp.where(better, damping / 10, 10 * damping + 1),
+            jnp.max(jnp.where(better, longest, jnp.inf)),
+        )
 
     start = 0, _place(x, size, genes, z), jnp.zeros(len(z)), jnp.inf
     return jax.lax.while_loop(lambda now: (now[0] < n_steps) & (now[3] > tolerance), step, start)[1]
