@@ -69,7 +69,6 @@ def run(args) -> dict:
         check_val_every_n_epoch=args.validate,
         callbacks=[clock.callback()],
         enable_progress_bar=False,
-        logger=False,
     )
     trained = {"load": os.getloadavg()[0], "peak MB": peak_mb()}
     arrays = {"epoch_seconds": clock.seconds, "epoch_cpu": clock.cpu} | history(model)

@@ -51,7 +51,7 @@ RUNS = {
     "kang": ("PCA", "SCVI, 100 epochs", "vae, 100 epochs", "factors"),
 }
 #: Draws of z for the marginal: of each validation cell, and of every cell. SCAR, which takes one a pass, gets a tenth.
-SAMPLES = {"ambient": (1000, 100), "scmix": (1000, 100), "kang": (100, 10)}
+SAMPLES = {"ambient": (1000, 100), "scmix": (100, 10), "kang": (100, 10)}
 EPOCHS = (10, 25, 50, 100, 200, 300, 400)
 
 
