@@ -85,7 +85,7 @@ def main() -> None:
     report(args, **tables)
     if args.docs:
         for name, rows in tables.items():
-            shown = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+            shown = [{key: figure(value) for key, value in row.items()} for row in rows]
             print(write_table("latent.md", f"latent {name}", shown))  # noqa: T201
 
 
@@ -154,6 +154,12 @@ def ours(adata, model: str, epochs: int | None, samples: tuple[int, int]) -> tup
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def figure(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(found: list[tuple[str, str, Path]], row_of) -> list[dict]:
