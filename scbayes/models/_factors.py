@@ -67,9 +67,12 @@ class FactorFit(NamedTuple):
         What a cell says on average about each factor, in units of the prior's precision (which is 1), ``(n_latent,)``,
         descending. An inactive factor has about 0.
     history
-        ELBO per cell (nats) before each round's step of the genes. The first `n_few` rounds read `FEW` cells only.
+        Expected log likelihood and divergence from the prior per cell (nats) before each round's step of the genes,
+        ``(n_rounds, 2)``; their difference is the ELBO. The first `n_few` rounds read `FEW` cells only.
     n_few
         Number of those rounds, 0 where all cells were read from the start.
+    converged
+        Whether the ELBO had stopped rising.
     """
 
     params: FactorParams
@@ -78,6 +81,7 @@ class FactorFit(NamedTuple):
     information: np.ndarray
     history: np.ndarray
     n_few: int
+    converged: bool
 
 
 def fit_factors(
@@ -130,11 +134,11 @@ def fit_factors(
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
     size = _sizes(counts, log_size)
-    history: list[float] = []
+    history: list[tuple[float, float]] = []
 
-    def tell(value: float) -> bool:
-        history.append(value)
-        return on_round is not None and bool(on_round(len(history) - 1, value))
+    def tell(value: float, divergence: float) -> bool:
+        history.append((value, divergence))
+        return on_round is not None and bool(on_round(len(history) - 1, value - divergence))
 
     some, own = counts, slice(None)
     if counts.n_cells > FEW:
@@ -142,17 +146,17 @@ def fit_factors(
         own[rng.choice(counts.n_cells, FEW, replace=False)] = True
         some = counts.pick(own)
     rounds = _Rounds(some, size[own], n_latent, likelihood, rng)
-    stopped = rounds.run(n_rounds, tolerance, tell)
+    ended = rounds.run(n_rounds, tolerance, tell)
     n_few = 0
     if some is not counts:
         n_few = len(history)
         rounds.take(counts, size)
-        rounds.run(1 if stopped else n_rounds, tolerance, tell)
+        ended = rounds.run(1 if ended is None else n_rounds, tolerance, tell)
     information = rounds.turn(np.eye(n_latent))
     state = rounds.state
     params = FactorParams(state.loadings, state.offset, state.log_theta)
     loc, scale = _modes(params, counts, size, rounds.loc)
-    return FactorFit(params, loc, scale, information, np.array(history), n_few)
+    return FactorFit(params, loc, scale, information, np.array(history), n_few, bool(ended))
 
 
 def encode_factors(
@@ -223,21 +227,27 @@ class _Rounds:
         self.loc, self.scale = np.zeros((2, counts.n_cells, self.loc.shape[1]))
         self.n_steps = ALL_STEPS
 
-    def run(self, n_rounds: int, tolerance: float, tell: Callable[[float], bool]) -> bool:
-        """Rounds until the ELBO hardly rises; whether ``tell`` ended them. Cells and sums are those of the genes."""
+    def run(self, n_rounds: int, tolerance: float, tell: Callable[[float, float], bool]) -> bool | None:
+        """Rounds until the ELBO hardly rises: whether it came to that; None if ``tell`` ended them.
+
+        Cells and sums are those of the genes.
+        """
         values: list[float] = []
         while True:
             with jax.enable_x64(False):
-                values.append(self._visit())
-            if tell(values[-1]):
+                value, divergence = self._visit()
+            values.append(value - divergence)
+            if tell(value, divergence):
+                return None
+            if len(values) > 3 and values[-1] - values[-3] < tolerance * abs(values[-1]):
                 return True
-            if len(values) > n_rounds or (len(values) > 3 and values[-1] - values[-3] < tolerance * abs(values[-1])):
+            if len(values) > n_rounds:
                 return False
             self.state.step(self.sums, self.pairs)
             self._expand()
 
-    def _visit(self) -> float:
-        """Cells at the genes, sums of what they say, and the ELBO per cell."""
+    def _visit(self) -> tuple[float, float]:
+        """Cells at the genes, sums of what they say; expected log likelihood and divergence from the prior per cell."""
         counts = self.counts
         self.sums = Sums(counts.n_genes, counts.n_batches, self.loc.shape[1])
         genes, constant = _genes(self.state), 0.0
@@ -249,7 +259,8 @@ class _Rounds:
             constant += np.asarray(found.constant, float)[:n].sum()
             self.sums.add(block.batch, found)
         self.n_steps = ROUND_STEPS
-        return (self.state.log_likelihood(self.sums, self.pairs) + constant) / max(counts.n_cells, 1)
+        n = max(counts.n_cells, 1)
+        return self.state.log_likelihood(self.sums, self.pairs) / n, -constant / n
 
     def _centre(self) -> None:
         """Put the mean of each batch's cells into its offset."""

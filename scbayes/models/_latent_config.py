@@ -125,9 +125,10 @@ class FactorsConfig:
     likelihood: str = "nb"
     library: str = "observed"
     max_epochs: int | None = None
-    #: What the decoder has in common with that of a variational autoencoder.
+    # What the decoder has in common with that of a variational autoencoder:
     dispersion: ClassVar[str] = "gene"
     latent_distribution: ClassVar[str] = "normal"
+    scale_activation: ClassVar[str] = "softmax"
     ambient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

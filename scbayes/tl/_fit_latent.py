@@ -1,21 +1,15 @@
 """Fit a model with a latent space: what ``tl.fit`` does for ``model="vae"`` and ``model="factors"``."""
 
 import hashlib
-from functools import lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from scbayes.inference import Recipe, State, Trained, train_epochs
-from scbayes.inference._epochs import first_state
-from scbayes.models._latent_config import VAEConfig, latent_config
-from scbayes.models._latent_kinds import latent_model
-from scbayes.models._latent_model import Inputs, LatentModel, Sizes
-from scbayes.models._latent_start import first_params, library_moments, moments
+from scbayes.models._latent_config import LatentConfig, latent_config
+from scbayes.models._latent_model import Sizes
+from scbayes.models._latent_start import library_moments
 from scbayes.state import (
     LatentFit,
     actual,
@@ -27,33 +21,14 @@ from scbayes.state import (
 )
 from scbayes.state._latent_fit import COLUMNS, SETS
 from scbayes.tl._latent_arguments import check_together
-from scbayes.tl._latent_cells import DeviceCells, LatentCells, covariates_of, label_names, latent_cells
-from scbayes.tl._latent_reading import cells_of, encode_cells
+from scbayes.tl._latent_cells import LatentCells, covariates_of, label_names, latent_cells
+from scbayes.tl._latent_reading import cells_of
+from scbayes.tl._latent_run import Found, LatentRun
+from scbayes.tl._solve_factors import solve_factors
+from scbayes.tl._train_vae import train_vae
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Variance over cells of the mean of a latent dimension above which it is in use.
-ACTIVE = 0.01
-
-
-class _Data(NamedTuple):
-    """What compiled code is handed."""
-
-    cells: DeviceCells
-    fixed: dict
-
-
-class LatentRun(NamedTuple):
-    """Settings of a run, and what it is of."""
-
-    config: object
-    sizes: Sizes
-    cells: LatentCells
-    fixed: dict
-    facts: dict
-    sets: tuple[np.ndarray, np.ndarray]
-    split: pd.Categorical
 
 
 def fit_latent(adata: "AnnData", given: dict, clock) -> "AnnData | None":
@@ -70,14 +45,16 @@ def fit_latent(adata: "AnnData", given: dict, clock) -> "AnnData | None":
         run, history = _again(adata, before), before.history
     else:
         run, stored, history = _anew(adata, given), None, None
-    trained = _train(run, stored, history, show=given["progress"])
-    fit = _as_fit(run, trained, key, adata)
+    if run.config.model == "factors":
+        found = solve_factors(run, show=given["progress"])
+    else:
+        found = train_vae(run, stored, history, show=given["progress"])
+    fit = _as_fit(run, found, key, adata)
     out = adata.copy() if given["copy"] else adata
     actual(out, stacklevel=4)
-    unfinished = None if trained.converged else [np.asarray(leaf) for leaf in jax.tree.leaves(trained.state)]
-    slots = write_latent_fit(out, fit, unfinished)
-    _report(logg, clock, fit, slots)
-    if trained.interrupted:
+    slots = write_latent_fit(out, fit, found.unfinished)
+    _report(logg, clock, fit, slots, goes_on=found.unfinished is not None)
+    if found.interrupted:
         said = "nothing is stored, since copy=True" if given["copy"] else "the fit so far is stored"
         raise KeyboardInterrupt(said + "; go on with fit(..., resume=True)" * (not given["copy"]))
     return out if given["copy"] else None
@@ -134,47 +111,10 @@ def _as_run(config, sizes: Sizes, cells: LatentCells, fixed: dict, facts: dict) 
     return LatentRun(config, sizes, cells, fixed, facts, sets, split)
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def _train(run: LatentRun, stored: list | None, history, *, show: bool) -> Trained:
-    config, model = run.config, latent_model(run.config, run.sizes)
-    found = moments(run.cells.x, np.exp(run.cells.log_size), run.cells.batch, run.sizes.n_batches)
-    seed = run.facts["seed"]
-    params = first_params(model, found, seed)
-    n_epochs = config.epochs(run.cells.n_cells)
-    patience = config.patience if config.early_stopping else None
-    recipe = Recipe(n_epochs, config.batch_size, config.learning_rate, config.kl_warmup, patience)
-    data = _Data(run.cells.on_device(), {name: jnp.asarray(value, jnp.float32) for name, value in run.fixed.items()})
-    state = None if stored is None else _state_of(stored, params, recipe, len(run.sets[0]))
-    bar = _said if show else None
-    how = {"seed": seed, "state": state, "history": history, "show": bar}
-    return train_epochs(_parts(model), model.loss, params, data, run.sets, recipe, **how)
-
-
-@lru_cache(maxsize=32)
-def _parts(model: LatentModel):
-    """Parts of the ELBO of some cells, as the trainer calls them."""
-
-    def parts(params, data: _Data, ids, key, training: bool):  # noqa: FBT001
-        return model.parts(Inputs(params, data.fixed, data.cells.at(ids)), key, dropout=training)
-
-    return parts
-
-
-def _said(row: np.ndarray) -> str:
-    elbo = row[:, 0] - row[:, 1]
-    return f"ELBO {elbo[0]:.1f}" + ("" if np.isnan(elbo[1]) else f", validation {elbo[1]:.1f}")
-
-
-def _state_of(stored: list, params, recipe: Recipe, n_train: int) -> State:
-    """The state that was stored, in the structure that the recipe gives it."""
-    leaves, tree = jax.tree.flatten(first_state(params, recipe, n_train))
-    return tree.unflatten([jnp.asarray(value, leaf.dtype) for value, leaf in zip(stored, leaves, strict=True)])
-
-
-def _split(config: VAEConfig, n: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], pd.Categorical]:
-    """Cells that train and that validate; and the set of each cell."""
+def _split(config: LatentConfig, n: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], pd.Categorical]:
+    """Cells that train and that validate; and the set of each cell. Factors need no validation: all cells train."""
+    if config.model == "factors":
+        return (np.arange(n), np.arange(0)), pd.Categorical.from_codes(np.zeros(n, int), [*SETS, "test"])
     train, validate = config.train_size, config.validation_size
     train = 1 - validate if train is None else train
     validate = 1 - train if validate is None else validate
@@ -187,52 +127,37 @@ def _split(config: VAEConfig, n: int, seed: int) -> tuple[tuple[np.ndarray, np.n
     return sets, pd.Categorical.from_codes(code, [*SETS, "test"])
 
 
-def _as_fit(run: LatentRun, trained: Trained, key: str, adata: "AnnData") -> LatentFit:
-    model = latent_model(run.config, run.sizes)
-    loc, scale = encode_cells(model, trained.params, run.fixed, run.cells)
-    n = run.config.n_latent
-    elbo = trained.history[trained.best_epoch] if len(trained.history) else np.full((2, len(COLUMNS)), np.nan)
-    values = {name: float(v) if np.isfinite(v) else None for name, v in zip(SETS, elbo[:, 0] - elbo[:, 1], strict=True)}
+def _as_fit(run: LatentRun, found: Found, key: str, adata: "AnnData") -> LatentFit:
+    at = found.history[found.best_epoch] if len(found.history) else np.full((2, len(COLUMNS)), np.nan)
+    elbo = {name: float(v) if np.isfinite(v) else None for name, v in zip(SETS, at[:, 0] - at[:, 1], strict=True)}
     facts = run.facts | {
         "method": "svi",
-        "active_units": int((loc[:, :n].var(0) > ACTIVE).sum()),
-        "accuracy": _accuracy(model, trained.params, run, loc) if run.facts["labels"] else None,
+        "active_units": found.n_active,
+        "accuracy": found.accuracy,
         "convergence": {
-            "converged": trained.converged,
-            "n_epochs": len(trained.history),
-            "best_epoch": trained.best_epoch + 1,
-            "n_rejected": trained.n_rejected,
-            "elbo": values,
+            "converged": found.converged,
+            "n_epochs": len(found.history),
+            "best_epoch": found.best_epoch + 1,
+            "n_rejected": found.n_rejected,
+            "elbo": elbo,
         },
         "versions": {name: version(name) for name in ("scbayes", "jax", "numpyro", "anndata")},
     }
-    columns = np.arange(adata.n_vars) if facts["mask_var"] is None else adata.var[facts["mask_var"]].to_numpy(bool)
+    columns = slice(None) if facts["mask_var"] is None else adata.var[facts["mask_var"]].to_numpy(bool)
     return LatentFit(
         key=key,
         config=run.config,
         sizes=run.sizes,
-        params=trained.params,
+        params=found.params,
         fixed=run.fixed,
         genes=np.asarray(adata.var_names[columns], object),
         cells=np.asarray(adata.obs_names),
-        loc=loc,
-        scale=scale,
+        loc=found.loc,
+        scale=found.scale,
         split=run.split,
-        history=trained.history,
+        history=found.history,
         facts=facts,
     )
-
-
-def _accuracy(model: LatentModel, params, run: LatentRun, loc: np.ndarray) -> dict:
-    """Share of labelled cells whose most likely label is theirs, by set."""
-    logits = model.label_logits(Inputs(params, run.fixed, None), jnp.asarray(loc[:, : run.config.n_latent]))
-    right = np.asarray(logits).argmax(1) == run.cells.label
-    found = {}
-    for name, ids in zip(SETS, run.sets, strict=True):
-        known = ids[run.cells.label[ids] >= 0]
-        if len(known):
-            found[name] = float(right[known].mean())
-    return found
 
 
 def _fingerprint(cells: LatentCells) -> str:
@@ -243,10 +168,11 @@ def _fingerprint(cells: LatentCells) -> str:
     return digest.hexdigest()
 
 
-def _report(logg, clock, fit: LatentFit, slots: list[str]) -> None:
+def _report(logg, clock, fit: LatentFit, slots: list[str], *, goes_on: bool) -> None:
     how = fit.facts["convergence"]
     if not how["converged"]:
-        logg.warning(f"the fit {fit.key!r} has not ended: go on with sb.tl.fit(adata, resume=True)")
+        what = "go on with sb.tl.fit(adata, resume=True)" if goes_on else "raise max_epochs in config"
+        logg.warning(f"the fit {fit.key!r} has not converged: {what}")
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} steps were not finite and were not taken")
     if fit.facts["active_units"] < min(2, fit.config.n_latent):

@@ -49,6 +49,10 @@ def check_together(config: LatentConfig, given: dict) -> None:
     """Refuse columns without the setting that reads them, and the other way round; networks without their library."""
     if config.model == "vae" and find_spec("equinox") is None:
         raise ImportError("model='vae' needs equinox: pip install 'scbayes[latent]', or fit model='factors'")
+    for name in ("labels_key", "covariates"):
+        if config.model == "factors" and given[name]:
+            msg = f"{name} is for model='vae': factors know batches only"
+            raise ValueError(msg)
     if (config.library == "size_factor") != (given["size_factor_key"] is not None):
         msg = "config={'library': 'size_factor'} and size_factor_key= go together: give both or none"
         raise ValueError(msg)
