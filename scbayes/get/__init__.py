@@ -18,6 +18,8 @@ from scbayes.get._expression import expression
 from scbayes.get._features import features
 from scbayes.get._fit import fit
 from scbayes.get._latent import latent
+from scbayes.get._library_size import library_size
+from scbayes.get._likelihood_parameters import likelihood_parameters
 from scbayes.get._log_likelihood import log_likelihood
 from scbayes.get._map import map
 from scbayes.get._params import params
@@ -44,6 +46,8 @@ __all__ = [
     "features",
     "fit",
     "latent",
+    "library_size",
+    "likelihood_parameters",
     "log_likelihood",
     "map",
     "params",

@@ -67,6 +67,8 @@ def composition(
     """
     _check(what, backend)
     values, facts = read_result(adata, "normalize_counts", key)
+    if "composition_mean" not in values:
+        raise KeyError(f"{key!r} is of a fit with a latent space, which has expression of cells: sb.get.expression")
     rows = _rows(adata, values["composition_mean"], genes, key)
     shape = [len(facts[name]) for name in ("batches", "components") if facts[name]]
     if what == "interval":

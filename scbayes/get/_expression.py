@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-WHATS = ("mean", "sd", "lower", "upper")
+WHATS = ("mean", "sd", "lower", "upper", "samples", "population")
+#: Argument of tl.normalize_counts that asks for it.
+ARGUMENTS = {"mean": "", "samples": ", store_samples=True", "population": ", n_samples_overall=1000"}
 
 
 def expression(
     adata: "AnnData", key: str = "sb", *, genes: "str | Iterable[str] | None" = None, what: str = "mean"
-) -> pd.DataFrame:
+) -> pd.DataFrame | np.ndarray:
     r"""Expression of genes in each cell given its counts, as a dense table.
 
     See :func:`scbayes.tl.normalize_counts` for what it is. With ``expression=True`` there, this is
@@ -32,11 +34,13 @@ def expression(
     genes
         Names of genes. Default: those that were chosen there and are in `adata`; needed where all were.
     what
-        ``"mean"``; or ``"sd"``, ``"lower"``, ``"upper"`` of chosen genes, with `expression_interval`.
+        ``"mean"``; or ``"sd"``, ``"lower"``, ``"upper"`` of chosen genes, with `expression_interval`. Of a latent space
+        also ``"samples"``, with `store_samples`, and ``"population"``, with `n_samples_overall`.
 
     Returns
     -------
-    DataFrame, cells x `genes`, float64; a cell of average size has a total of `scale` over all genes.
+    DataFrame, cells x `genes`, float64; a cell of average size has a total of `scale` over all genes. Of samples an
+    array, float32 ``(n_samples, n_cells, n_genes)``; of a population a DataFrame, draws x `genes`.
 
     Raises
     ------
@@ -55,19 +59,21 @@ def expression(
     columns = adata.var_names.get_indexer(names)
     if (columns < 0).any():
         raise KeyError(f"no gene {names[int(np.argmin(columns))]!r} in adata.var_names")
-    part = "normalized" if what == "mean" else f"normalized_{what}"
+    part = {"mean": "normalized", "population": "population"}.get(what, f"normalized_{what}")
     if chosen == "all" and what == "mean":
         value = np.asarray(values["normalized_cells"]) @ np.asarray(values["normalized_genes"])[columns].T
         if (pooled := np.isnan(value).any(0)).any():
             raise KeyError(f"{names[int(np.argmax(pooled))]!r} was not fitted on its own")
         _add(value, values["normalized_above_zero"][:, columns])
-    elif part in values:
+    elif part not in values:
+        argument = ARGUMENTS.get(what, ", expression_interval=True")
+        raise KeyError(f"{key!r} holds no {what}: run sb.tl.normalize_counts(adata, expression=genes{argument})")
+    elif what in ("samples", "population"):
+        value = np.asarray(values[part])[:, [chosen.index(name) for name in names]]
+        return np.moveaxis(value, 2, 0) if what == "samples" else pd.DataFrame(value.astype(float), columns=names)
+    else:
         value = np.zeros((adata.n_obs, len(names)))
         _add(value, values[part][:, columns])
-    else:
-        raise KeyError(
-            f"{key!r} holds no {what}: run sb.tl.normalize_counts(adata, expression=genes, expression_interval=True)"
-        )
     return pd.DataFrame(value, adata.obs_names, names)
 
 

@@ -68,7 +68,8 @@ def ppc(
     KeyError
         If there is no such result, or it has no histograms of these genes.
     ValueError
-        If `kind` is not known, the result is of ``biological=True``, or there are too few axes.
+        If `kind` is not known, what was predicted is not observed (as with ``biological=True``), or there are too few
+        axes.
     """
     from matplotlib import pyplot as plt
 
@@ -122,7 +123,10 @@ def _all_genes(adata: "AnnData", key: str, genes: list[str]):
 
 def _check_observed(table: pd.DataFrame, key: str) -> None:
     if "observed" not in table:
-        msg = f"{key!r} was predicted with biological=True: molecules in cells are not observed, there is no check"
+        msg = (
+            f"{key!r} was predicted with biological=True, transform_batch or rna_size_factor: "
+            "that is not observed, there is no check"
+        )
         raise ValueError(msg)
 
 

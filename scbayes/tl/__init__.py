@@ -11,6 +11,7 @@ from scbayes.tl._denoise import denoise
 from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
 from scbayes.tl._latent import latent
+from scbayes.tl._likelihood_parameters import likelihood_parameters
 from scbayes.tl._log_likelihood import log_likelihood
 from scbayes.tl._normalize_counts import normalize_counts
 from scbayes.tl._posterior_samples import posterior_samples
@@ -30,6 +31,7 @@ __all__ = [
     "entropy",
     "fit",
     "latent",
+    "likelihood_parameters",
     "log_likelihood",
     "normalize_counts",
     "posterior_samples",

@@ -80,10 +80,10 @@ def expression_of_chosen(reading: Reading, cells: Cells, names: list[str], inter
             found["normalized_lower"][i] = law.quantile((1 - interval) / 2)
             found["normalized_upper"][i] = law.quantile((1 + interval) / 2)
     columns, n_genes = reading.columns[position], len(reading.fit.genes)
-    return {("layers", what): _columns(value, columns, n_genes) for what, value in found.items()}
+    return {("layers", what): as_columns(value, columns, n_genes) for what, value in found.items()}
 
 
-def _columns(value: np.ndarray, columns: np.ndarray, n_genes: int) -> sparse.csc_matrix:
+def as_columns(value: np.ndarray, columns: np.ndarray, n_genes: int) -> sparse.csc_matrix:
     """Genes x cells as cells x all genes: an entry for every cell in the columns given, none elsewhere."""
     n_cells, order = value.shape[1], np.argsort(columns)
     size = np.zeros(n_genes, np.int64)

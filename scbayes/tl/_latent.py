@@ -101,6 +101,9 @@ def latent(
     if fit.config.ambient:
         values |= _of_cells("contamination", *_logit_normal(fit, "logit_contamination"))
     facts = {"n_samples": n_samples, "n_latent": mean.shape[1], "distribution": fit.config.latent_distribution}
+    encoded = fit.config.library == "encoded"
+    facts |= {name: fit.facts[name] for name in ("batch_key", "batches")}
+    facts["log_library_prior"] = np.asarray(fit.fixed["library"], float).tolist() if encoded else None
     names = {"z": f"X_{key_added}"}
     how = {"fit": fit, "facts": facts, "clock": clock, "copy": copy, "names": names}
     return store(adata, "latent", key_added, values, **how)

@@ -7,10 +7,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from scbayes.models._compositions import draw_log_compositions, expected_log_composition
-from scbayes.state import Fit, read_fit
+from scbayes.state import Fit, is_latent, read_fit
 from scbayes.stats._dirichlet import fit_dirichlet as fit_concentrations
 from scbayes.stats._dirichlet import fit_dirichlet_with_mean
 from scbayes.tl._cell_expression import expression_of_all, expression_of_chosen, read_cells
+from scbayes.tl._families import check_family
+from scbayes.tl._normalize_latent import normalize_latent
 from scbayes.tl._reading import read_with_counts
 from scbayes.tl._storing import store
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 DIRICHLETS = (False, True, "mean")
+#: Arguments for fits with a latent space only, and those for the others only.
+OF_LATENT = ("transform_batch", "n_samples_overall", "weights")
+OF_COMPOSITIONS = ("n_samples_dirichlet", "fit_dirichlet", "store_sizes")
 
 
 def normalize_counts(  # noqa: PLR0913
@@ -32,7 +37,10 @@ def normalize_counts(  # noqa: PLR0913
     store_sizes: bool = False,
     expression: "bool | str | Iterable[str] | None" = None,
     expression_interval: bool = False,
-    scale: float = 1e4,
+    scale: float | str = 1e4,
+    transform_batch: "str | Iterable[str] | None" = None,
+    n_samples_overall: int | None = None,
+    weights: np.ndarray | None = None,
     reference: "AnnData | None" = None,
     layer: str | None = None,
     rng: int | np.random.Generator = 0,
@@ -63,6 +71,11 @@ def normalize_counts(  # noqa: PLR0913
 
     Shares are of all genes that were fitted, the pooled ones included, whichever genes are in `adata`.
 
+    Of a fit with a latent space (``"vae"``, ``"factors"``), it is the expression of each cell in `expression`, which
+    must be given: :math:`s\,\rho_g(z)`, the decoded native composition without excess zeros and ambient counts, as mean
+    over `n_samples` draws of :math:`z \sim q(z \mid u)`. It smooths: what a cell's own count of a gene says, it says
+    through z only.
+
     Parameters
     ----------
     adata
@@ -70,7 +83,8 @@ def normalize_counts(  # noqa: PLR0913
     key
         The fit to read.
     n_samples
-        Draws from the posterior for what `store_samples`, `store_sizes` and `fit_dirichlet` ask for.
+        Draws from the posterior for what `store_samples`, `store_sizes` and `fit_dirichlet` ask for; of a latent space,
+        draws of z, the same for all genes and batches.
     n_samples_dirichlet
         Cells drawn per draw from the posterior, for `store_samples`.
     interval
@@ -80,17 +94,28 @@ def normalize_counts(  # noqa: PLR0913
         over draws from the posterior. ``"mean"``: those of maximum likelihood among distributions that keep the mean
         composition, as the other does not in ``mean_disp``.
     store_samples
-        Store compositions of cells; n_genes x n_profiles x n_samples x n_samples_dirichlet numbers.
+        Store compositions of cells; n_genes x n_profiles x n_samples x n_samples_dirichlet numbers. Of a latent space:
+        store the draws of the expression of each cell.
     store_sizes
         Store the draws of r from which they come.
     expression
         Names of genes whose expression to write as a layer, with an entry for every cell. True: all genes, as what
         counts add to the expression of a zero (sparse), and the expression of a zero (product of two thin matrices);
-        :func:`scbayes.get.expression` adds them.
+        :func:`scbayes.get.expression` adds them. Of a latent space, True names all genes of the model.
     expression_interval
         For the genes chosen in `expression`: also standard deviation and interval of the expression of each cell.
     scale
-        Total of the expression of an average cell.
+        Total of the expression of an average cell. ``"library"`` (latent space): native counts that are expected at
+        the cell's own library size or size factor, ambient ones taken off.
+    transform_batch
+        Latent space: decode as if cells were of this batch; of several, the mean of each draw over them. Default: the
+        batch of each cell.
+    n_samples_overall
+        Latent space: instead of the expression of each cell, that of so many cells drawn at random with replacement,
+        with one draw of z each: draws from the population of cells.
+    weights
+        Weights of the cells in `n_samples_overall`, `(n_cells,)`, 0 or more, or a mask of the cells to draw from.
+        Default: all alike.
     reference
         Where the fit is, if `adata` has other cells; genes are matched by name, capture probabilities are inferred.
     layer
@@ -118,7 +143,7 @@ def normalize_counts(  # noqa: PLR0913
     `adata.layers[key_added + "_normalized"]` : CSC, float32
         Expression of the chosen genes. Other genes have no entries: they are not zero, they were not asked for.
     `adata.layers[key_added + "_normalized_sd"]`, `..._lower`, `..._upper` : CSC, float32
-        Its standard deviation and interval.
+        Its standard deviation and interval; of a latent space, over draws of z.
     `adata.layers[key_added + "_normalized_above_zero"]` : CSR, float32
         With `expression=True`: mean expression minus that of the same gene and cell with a count of zero.
     `adata.obsm[key_added + "_normalized_cells"]`, `adata.varm[key_added + "_normalized_genes"]` : `(n, Q)`
@@ -127,6 +152,13 @@ def normalize_counts(  # noqa: PLR0913
     `adata.uns[key_added + "_normalize_counts"]` : dict
         How it was computed, for :func:`scbayes.get.composition` and :func:`scbayes.get.expression`.
 
+    Of a fit with a latent space, of these the layers of the chosen genes and `uns`, and
+
+    `adata.obsm[key_added + "_normalized_samples"]` : float32 `(n_cells, len(expression), n_samples)`
+        Draws of the expression, with `store_samples`.
+    `adata.uns[key_added + "_normalize_counts"]["population"]` : float32 `(n_samples_overall, len(expression))`
+        With `n_samples_overall`, instead of the layers.
+
     Raises
     ------
     KeyError
@@ -134,18 +166,24 @@ def normalize_counts(  # noqa: PLR0913
     ValueError
         If an argument is out of range, a chosen gene was not fitted on its own, or compositions of cells are asked of a
         part of the genes: what genes that are missing add to a cell's total is not known. (What was stored before genes
-        were left out stays right.)
+        were left out stays right.) If an argument is not for the family of the fit, or results are larger than 2 GB.
 
     References
     ----------
     Minka (2000), Estimating a Dirichlet distribution. Sarkar & Stephens (2021), Separating measurement and expression
     models clarifies confusion in single-cell RNA sequencing analysis, Nature Genetics 53, 770-777.
     """
+    given = dict(locals())
     from scanpy import logging as logg
 
     clock = logg.info("normalizing counts")
+    latent = is_latent(adata if reference is None else reference, key)
+    check_family(given, normalize_counts, latent=latent, only_latent=OF_LATENT, never_latent=OF_COMPOSITIONS)
     chosen = _chosen(expression)
-    _check(n_samples, n_samples_dirichlet, interval, fit_dirichlet, scale)
+    _check(n_samples, n_samples_dirichlet, interval, fit_dirichlet)
+    _check_scale(scale, latent=latent)
+    if latent:
+        return normalize_latent(adata, given, chosen, clock)
     if expression_interval and not isinstance(chosen, list):
         raise ValueError("expression_interval needs chosen genes: pass their names as expression")
     if chosen is None and reference is None:
@@ -262,13 +300,20 @@ def _chosen(expression) -> "bool | list[str] | None":
     return list(dict.fromkeys(names))
 
 
-def _check(n_samples: int, n_samples_dirichlet: int, interval: float, fit_dirichlet, scale: float) -> None:
+def _check(n_samples: int, n_samples_dirichlet: int, interval: float, fit_dirichlet) -> None:
     for name, value in (("n_samples", n_samples), ("n_samples_dirichlet", n_samples_dirichlet)):
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r}: give a whole number of at least 1")
     if not 0 < interval < 1:
         raise ValueError(f"interval={interval!r}: give a probability between 0 and 1")
-    if not (np.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale={scale!r}: give a positive number")
     if fit_dirichlet not in DIRICHLETS:
         raise ValueError(f"fit_dirichlet={fit_dirichlet!r}: choose one of {', '.join(map(repr, DIRICHLETS))}")
+
+
+def _check_scale(scale: float | str, *, latent: bool) -> None:
+    if isinstance(scale, str):
+        if not latent or scale != "library":
+            of_latent = ", or 'library' of a fit with a latent space"
+            raise ValueError(f"scale={scale!r}: give a positive number{of_latent}")
+    elif not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale={scale!r}: give a positive number")
