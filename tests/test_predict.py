@@ -272,7 +272,7 @@ def test_bands_are_quantiles_of_the_stored_counts(predicted):
 
 
 def test_wide_counts_share_bars(adata, monkeypatch):
-    monkeypatch.setattr("scbayes.tl._predict.BARS", 4)
+    monkeypatch.setattr("scbayes.tl._predicted_tables.BARS", 4)
     name = adata.var_names[np.argmax(adata.X.max(0).toarray())]
     sb.tl.predict(adata, n_samples=20, genes=name, progress=False)
     bars, seen = sb.get.predictive(adata, what="histogram"), adata[:, name].X.toarray()[:, 0]
