@@ -49,6 +49,7 @@ def _with_results(_fitted) -> ad.AnnData:
     adata = _fitted.copy()
     adata.obs["type"], adata.obs["sample"] = np.arange(N_CELLS) % 3 % 2, np.arange(N_CELLS) % 7
     fit(adata, n_components=2, key_added="mix")
+    fit(adata, model="vae", key_added="vae", config={"n_latent": 2, "n_hidden": 8, "max_epochs": 2})
     sb.pp.ambient_profile(adata)
     sb.pp.call_cells(adata, empty_range=(1, 60))
     small = {"max_epochs": 2, "n_hidden": 8, "n_latent": 3, "batch_size": 32}
@@ -86,7 +87,7 @@ def contents(adata) -> dict:
         for axis in ("obs", "var")
         for name in getattr(adata, axis)
     }
-    for group in ("layers", "obsm", "varm"):
+    for group in ("layers", "obsm", "varm", "varp"):
         parts |= {f"{group}.{name}": value for name, value in getattr(adata, group).items()}
     parts["X"] = adata.X
     parts = {name: value.toarray() if sparse.issparse(value) else np.asarray(value) for name, value in parts.items()}
@@ -119,6 +120,9 @@ IN_PLACE = {
     "tl.call_features": {"doublets": False},
     "tl.denoise": {"groupby": "type", "progress": False},
     "tl.entropy": {"key": "mix"},
+    "tl.latent": {"key": "vae"},
+    "tl.correlation": {"key": "vae", "n_samples": 2, "genes": ["gene1", "gene2", "gene3"]},
+    "tl.impute": {"key": "vae", "n_samples": 2, "rate": 1.0},
     "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
     "tl.abundance": {"groupby": "type", "condition": "batch", "sample_key": "sample"},
     "tl.remove": {},
@@ -127,6 +131,7 @@ IN_PLACE = {
 READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
 READ |= {f"{room}.latent": {"key": "vae"} for room in ("get", "pl")}
 READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
+READ |= {f"{room}.{name}": {"key": "vae"} for room in ("get", "pl") for name in ("correlation", "imputation")}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 
 

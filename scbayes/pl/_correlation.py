@@ -63,7 +63,7 @@ def correlation(
     n = len(names)
     np.fill_diagonal(value, np.nan)  # 1 by definition
     top = np.nanmax(np.abs(value))
-    given, ax = ax, axes_or_new(ax, (2.6 + 0.17 * n, 1.6 + 0.17 * n))
+    given, ax = ax, axes_or_new(ax, (2.6 + 0.17 * max(n, 10), 1.6 + 0.17 * max(n, 10)))
     colours = plt.get_cmap("cividis").with_extremes(bad="white")
     image = ax.imshow(np.ma.masked_invalid(value), cmap=colours, vmin=-top, vmax=top, interpolation="none")
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize="x-small")
@@ -71,7 +71,7 @@ def correlation(
     ax.tick_params(length=0)
     ax.grid(visible=False)
     facts = table.attrs
-    label = f"{facts['method'].capitalize()} correlation over {facts['n_cells']:,} cells"
+    label = f"{facts['method'].capitalize()} correlation\nover {facts['n_cells']:,} cells"
     plt.colorbar(image, ax=ax, label=label, shrink=min(1, max(0.5, 12 / n)), aspect=25, pad=0.03)
     return finish(ax, given, show)
 

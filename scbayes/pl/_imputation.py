@@ -21,8 +21,8 @@ def imputation(
     """How many hidden counts have which imputed value, on log scales.
 
     The dashed line is where both are the same; the solid one is a linear regression of the log of the imputed on the
-    log of the original count, whose slope the legend has. Above, the median absolute error, and that of leaving the
-    corrupted count as it is.
+    log of the original count, whose slope the legend has. Above, the median absolute error, that of giving all cells
+    the same composition, and that of leaving the corrupted counts as they are.
 
     Parameters
     ----------
@@ -66,9 +66,10 @@ def imputation(
         ax.plot(ends, np.exp(level) * ends**slope, lw=1.5, color="C1", label=f"regression, slope {slope:.2f}")
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=(low, high))
     ax.set(xlabel="original (counts)", ylabel=f"imputed (counts, mean of {facts['n_samples']} draws)")
-    error, without = facts["error"], facts["error_of_corrupted"]
-    share = f"{facts['corruption']}, {facts['n_changed']:,} counts changed"
-    ax.set_title(f"{share}\nmedian error {error:.3g}, of the corrupted counts {without:.3g}", fontsize="medium")
+    errors = [f"{facts[name]:.3g}" for name in ("error", "error_of_profile", "error_of_corrupted")]
+    title = f"{facts['corruption']} corruption, {facts['n_changed']:,} counts changed\nmedian error {errors[0]}"
+    without = f"(cells all alike: {errors[1]}, counts left as they are: {errors[2]})"
+    ax.set_title(f"{title} {without}", fontsize="small")
     plt.colorbar(mesh, ax=ax, label="hidden counts", pad=0.02)
     ax.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize="small", loc="lower right")
     return finish(ax, given, show)

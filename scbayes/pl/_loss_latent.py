@@ -22,7 +22,7 @@ def draw_elbo(fits: list, ax: "Axes | None") -> "Axes":
     """ELBO of training and validation (left), KL divergence (right, dotted), and the best epoch of each fit."""
     import seaborn as sns
 
-    ax = axes_or_new(ax, (5.6, 3.4 if len(fits) == 1 else 3.2 + 0.35 * len(fits)))
+    ax = axes_or_new(ax, (5.6, 3.7 + 0.3 * (len(fits) - 1)))
     right = ax.twinx()
     late = []
     for i, (fit, colour) in enumerate(zip(fits, sns.color_palette("colorblind", len(fits)), strict=True)):
@@ -47,7 +47,7 @@ def draw_elbo(fits: list, ax: "Axes | None") -> "Axes":
     kinds = [("-", "validation"), ("--", "train"), (":", "KL")]
     for line, name in kinds:
         ax.plot([], [], line, color="0.3", lw=1.5, label=name)
-    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
+    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
     return ax
 
 

@@ -8,7 +8,7 @@ from scipy import sparse
 from scbayes.stats._correlation import Moments, ranked
 from scbayes.tl._corrected_samples import CorrectedSamples
 from scbayes.tl._fit_arguments import as_seed
-from scbayes.tl._latent_reading import LatentReading, read_latent_with_counts
+from scbayes.tl._latent_reading import read_latent_with_counts
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ def correlation(
     batches = reading.batch_codes(transform_batch)
     samples = CorrectedSamples(reading, float(rna_size_factor), noise, seed)
     runs = [(draw, batch) for batch in batches for draw in range(n_samples)]
-    if method == "pearson":
-        found = _pearson(samples, chosen, runs, log1p=log1p)
-    else:
-        found = _spearman(samples, chosen, runs)
+    found = _pearson(samples, chosen, runs, log1p=log1p) if method == "pearson" else _spearman(samples, chosen, runs)
     np.fill_diagonal(found, np.where(np.isnan(np.diag(found)), np.nan, 1))
     columns = adata.var_names.get_indexer(reading.fit.genes[chosen])
     facts = {"method": method, "n_samples": int(n_samples), "rna_size_factor": float(rna_size_factor)}

@@ -41,7 +41,7 @@ def impute(
         \hat u_{cg} = l_c\,\rho_g(z_c), \quad \mathrm{error} = \mathrm{median}\, |u_{cg} - \hat u_{cg}|
 
     over all counts that changed. The corrupted cell has the library size l of what is left of it; with an ambient part
-    :math:`\hat u` is the mean of native and ambient counts together, as u is their sum; excess zeros are left out of it.
+    :math:`\hat u` is the mean of native and ambient counts together, as u is their sum; excess zeros are left out.
     The model is not fitted again: it has seen the counts of its training cells, so that cells it has not seen, with
     `reference`, are the harder test. For imputed values of all counts, see :func:`scbayes.tl.normalize_counts`.
 
@@ -55,7 +55,8 @@ def impute(
         ``"uniform"``: a chosen count above 0 becomes 0 with probability 0.1; ``"binomial"``: a chosen count u becomes
         Binomial(u, 0.2).
     rate
-        Probability that a count is chosen, above 0 and at most 1. Cells that would lose all counts are left as they are.
+        Probability that a count is chosen, above 0 and at most 1. Cells that would lose all counts are left as they
+        are.
     n_samples
         Draws of the latent numbers.
     keep_draws
