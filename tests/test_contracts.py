@@ -49,7 +49,6 @@ def _with_results(_fitted) -> ad.AnnData:
     adata = _fitted.copy()
     adata.obs["type"], adata.obs["sample"] = np.arange(N_CELLS) % 3 % 2, np.arange(N_CELLS) % 7
     fit(adata, n_components=2, key_added="mix")
-    fit(adata, model="vae", key_added="vae", config={"n_latent": 2, "n_hidden": 8, "max_epochs": 2})
     sb.pp.ambient_profile(adata)
     sb.pp.call_cells(adata, empty_range=(1, 60))
     small = {"max_epochs": 2, "n_hidden": 8, "n_latent": 3, "batch_size": 32}
@@ -120,7 +119,6 @@ IN_PLACE = {
     "tl.call_features": {"doublets": False},
     "tl.denoise": {"groupby": "type", "progress": False},
     "tl.entropy": {"key": "mix"},
-    "tl.latent": {"key": "vae"},
     "tl.correlation": {"key": "vae", "n_samples": 2, "genes": ["gene1", "gene2", "gene3"]},
     "tl.impute": {"key": "vae", "n_samples": 2, "rate": 1.0},
     "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
