@@ -34,6 +34,12 @@ PICTURES = [
     "sb.pl.latent(adata, color=['cell_type', 'donor', 'INS'])",
     "sb.pl.latent(adata, method='tsne', color='cell_type', names=True)",
     "sb.pl.latent(adata, method=None, color='cell_type')",
+    "sb.pl.loss(adata, 'vae')",
+    "sb.pl.loss(adata, ['vae', 'narrow'])",
+    "sb.pl.correlation(adata, key='vae')",
+    f"sb.pl.correlation(adata, {MARKERS}, 'vae')",
+    "sb.pl.imputation(adata, 'vae')",
+    "sb.pl.imputation(adata, 'narrow')",
     "sb.pl.choose_components(adata)",
     "sb.pl.lfc_volcano(adata, 'beta')",
     "sb.pl.abundance(adata)",
@@ -112,6 +118,11 @@ def prepared():
     sb.tl.fit(adata, "zinb", key_added="zinb", **quiet)
     sb.tl.fit(adata, n_components=10, key_added="mix", **quiet)
     sb.tl.fit(adata, labels_key="cell_type", key_added="typed", **quiet)
+    sb.tl.fit(adata, "vae", key_added="vae", **quiet)
+    sb.tl.fit(adata, "vae", key_added="narrow", config={"n_latent": 3, "n_hidden": 32, "max_epochs": 20}, **quiet)
+    sb.tl.correlation(adata, "vae")
+    sb.tl.impute(adata, "vae")
+    sb.tl.impute(adata, "narrow", corruption="binomial")
     sb.tl.choose_components(adata, (1, 2, 4, 8), **quiet)
     sb.tl.compare(adata, ["sb", "zinb", "mix"], n_samples=50, n_cells=700, **quiet)
     sb.tl.de(adata, "cell_type", ["beta", "alpha"], sample_key="donor")

@@ -86,7 +86,7 @@ def contents(adata) -> dict:
         for axis in ("obs", "var")
         for name in getattr(adata, axis)
     }
-    for group in ("layers", "obsm", "varm"):
+    for group in ("layers", "obsm", "varm", "varp"):
         parts |= {f"{group}.{name}": value for name, value in getattr(adata, group).items()}
     parts["X"] = adata.X
     parts = {name: value.toarray() if sparse.issparse(value) else np.asarray(value) for name, value in parts.items()}
@@ -120,6 +120,8 @@ IN_PLACE = {
     "tl.call_features": {"doublets": False},
     "tl.denoise": {"groupby": "type", "progress": False},
     "tl.entropy": {"key": "mix"},
+    "tl.correlation": {"key": "vae", "n_samples": 2, "genes": ["gene1", "gene2", "gene3"]},
+    "tl.impute": {"key": "vae", "n_samples": 2, "rate": 1.0},
     "tl.de": {"groupby": "batch", "gene_sets": {"a": ["gene1", "gene2"], "b": ["gene3"]}},
     "tl.abundance": {"groupby": "type", "condition": "batch", "sample_key": "sample"},
     "tl.remove": {},
@@ -129,6 +131,7 @@ READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in (
 READ |= {f"{room}.latent": {"key": "vae"} for room in ("get", "pl")}
 READ |= {f"get.{name}": {"key": "vae"} for name in ("library_size", "likelihood_parameters")}
 READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
+READ |= {f"{room}.{name}": {"key": "vae"} for room in ("get", "pl") for name in ("correlation", "imputation")}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 
 

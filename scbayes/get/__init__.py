@@ -10,6 +10,7 @@ from scbayes.get._comparison import comparison
 from scbayes.get._component import component
 from scbayes.get._composition import composition
 from scbayes.get._contamination import contamination
+from scbayes.get._correlation import correlation
 from scbayes.get._de import de
 from scbayes.get._de_sets import de_sets
 from scbayes.get._distributions import distributions
@@ -17,6 +18,7 @@ from scbayes.get._entropy import entropy
 from scbayes.get._expression import expression
 from scbayes.get._features import features
 from scbayes.get._fit import fit
+from scbayes.get._imputation import imputation
 from scbayes.get._latent import latent
 from scbayes.get._library_size import library_size
 from scbayes.get._likelihood_parameters import likelihood_parameters
@@ -38,6 +40,7 @@ __all__ = [
     "component",
     "composition",
     "contamination",
+    "correlation",
     "de",
     "de_sets",
     "distributions",
@@ -45,6 +48,7 @@ __all__ = [
     "expression",
     "features",
     "fit",
+    "imputation",
     "latent",
     "library_size",
     "likelihood_parameters",

@@ -9,9 +9,11 @@ from scbayes.pl._choose_components import choose_components
 from scbayes.pl._compare import compare
 from scbayes.pl._composition import composition
 from scbayes.pl._contamination import contamination
+from scbayes.pl._correlation import correlation
 from scbayes.pl._denoised import denoised
 from scbayes.pl._entropy import entropy
 from scbayes.pl._features import features
+from scbayes.pl._imputation import imputation
 from scbayes.pl._latent import latent
 from scbayes.pl._lfc_forest import lfc_forest
 from scbayes.pl._lfc_volcano import lfc_volcano
@@ -30,9 +32,11 @@ __all__ = [
     "compare",
     "composition",
     "contamination",
+    "correlation",
     "denoised",
     "entropy",
     "features",
+    "imputation",
     "latent",
     "lfc_forest",
     "lfc_volcano",

@@ -6,6 +6,7 @@ import numpy as np
 
 from scbayes import get
 from scbayes.pl._frame import axes_or_new, finish
+from scbayes.pl._loss_latent import draw_elbo, has_elbo
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,12 +31,15 @@ def loss(
     intervals are to be taken with care (or found with ``method="nuts"``). For Markov chains, the energy of each draw,
     one chain after the other.
 
+    Of fits with a latent space, the ELBO of training and validation cells at each epoch, its KL divergence (right axis)
+    and the epoch whose parameters were kept.
+
     Parameters
     ----------
     adata
         Cells x genes, with a fit.
     key
-        The fit to draw, or several to compare.
+        The fit to draw, or several to compare, all with or all without a latent space.
     ax
         Where to draw; a new figure if None.
     show
@@ -48,12 +52,15 @@ def loss(
     Raises
     ------
     KeyError, ValueError
-        As :func:`scbayes.get.fit`; ValueError also if no fit is named, or one has no loss (``method="laplace"``).
+        As :func:`scbayes.get.fit`; ValueError also if no fit is named, one has no loss (``method="laplace"``) or no
+        epoch behind it, or some have a latent space and others not.
     """
     import seaborn as sns
 
     fits = [get.fit(adata, name) for name in ([key] if isinstance(key, str) else key)]
     _check(fits)
+    if has_elbo(fits[0]):
+        return finish(draw_elbo(fits, ax), ax, show)
     height = 3.2 if len(fits) == 1 else 3 + 0.35 * len(fits)
     given, ax = ax, axes_or_new(ax, (5, height))
     for i, (fit, colour) in enumerate(zip(fits, sns.color_palette("colorblind", len(fits)), strict=True)):
@@ -82,7 +89,14 @@ def _check(fits: list) -> None:
     if not fits:
         msg = "key is an empty list: name a fit"
         raise ValueError(msg)
+    latent = [has_elbo(fit) for fit in fits]
+    if any(latent) and not all(latent):
+        msg = f"{fits[latent.index(True)].key!r} has an ELBO, {fits[latent.index(False)].key!r} a loss: draw each alone"
+        raise ValueError(msg)
     for fit in fits:
+        if latent[0] and not len(fit.history):
+            msg = f"the fit {fit.key!r} has no epoch behind it: go on with sb.tl.fit(adata, resume=True)"
+            raise ValueError(msg)
         if fit.facts.get("method") == "laplace":
             msg = f"the fit {fit.key!r} has no loss to draw: it is Laplace's approximation (method='laplace')"
             raise ValueError(msg)

@@ -46,7 +46,7 @@ def write_result(
         The function of ``tl`` that made it.
     values
         ``(field, what)`` -> value, e.g. ``("obs", "entropy")`` or ``("varm", "composition")``; field is one of obs,
-        var, obsm, varm, layers and uns.
+        var, obsm, varm, varp, layers and uns.
     fit
         What it was computed from; None where that is in no slot.
     facts

@@ -6,10 +6,12 @@ from scbayes.tl._calibrate import calibrate
 from scbayes.tl._call_features import call_features
 from scbayes.tl._choose_components import choose_components
 from scbayes.tl._compare import compare
+from scbayes.tl._correlation import correlation
 from scbayes.tl._de import de
 from scbayes.tl._denoise import denoise
 from scbayes.tl._entropy import entropy
 from scbayes.tl._fit import fit
+from scbayes.tl._impute import impute
 from scbayes.tl._latent import latent
 from scbayes.tl._likelihood_parameters import likelihood_parameters
 from scbayes.tl._log_likelihood import log_likelihood
@@ -26,10 +28,12 @@ __all__ = [
     "call_features",
     "choose_components",
     "compare",
+    "correlation",
     "de",
     "denoise",
     "entropy",
     "fit",
+    "impute",
     "latent",
     "likelihood_parameters",
     "log_likelihood",
