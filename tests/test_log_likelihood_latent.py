@@ -62,9 +62,9 @@ def test_marginal_is_the_integral_over_z(fitted, tmp_path):
     expected = logsumexp(log_joint, axis=0) + 2 * np.log(axis[1] - axis[0])
     table = sb.get.log_likelihood(reread(fitted, tmp_path))
     assert list(table.columns) == ["log_likelihood", "ess", "k_hat"]
-    assert (table.dtypes == float).all()
+    assert set(table.dtypes) == {np.dtype(float)}
     error = np.sqrt(1 / table["ess"] - 1 / 2000).to_numpy()[some]
-    assert np.median(error) < 0.1
+    assert error.max() < 0.1
     np.testing.assert_array_less(np.abs(table["log_likelihood"].to_numpy()[some] - expected), 5 * error + 5e-3)
     assert table.attrs["mean"] == pytest.approx(table["log_likelihood"].mean())
     assert table.attrs["kind"] == "marginal"
@@ -80,7 +80,7 @@ def test_reconstruction_elbo_and_marginal(fitted):
     fit = sb.get.fit(fitted)
     kl = (fit.scale**2 + fit.loc**2 - 1 - 2 * np.log(fit.scale)).sum(1) / 2
     np.testing.assert_allclose(kinds["reconstruction"] - kinds["elbo"], kl, rtol=1e-3, atol=1e-3)
-    assert (kinds["elbo"] < kinds["marginal"] + 0.1).all()
+    assert (kinds["elbo"] < kinds["marginal"] + 0.2).all()
     assert kinds["elbo"].mean() < kinds["marginal"].mean()
     levels = fit.facts["convergence"]["elbo"]  # of training: one draw for each cell
     share = (fitted.obs["sb_split"] == "train").to_numpy()
@@ -94,7 +94,7 @@ def test_seed_and_number_of_draws(fitted):
         values.append(fitted.obs["sb_log_likelihood"].to_numpy())
     np.testing.assert_array_equal(values[0], values[1])
     assert not np.array_equal(values[0], values[2])
-    np.testing.assert_allclose(values[0], values[2], atol=1.5)
+    np.testing.assert_allclose(values[0], values[2], atol=0.3)
     assert (fitted.obs["sb_log_likelihood_ess"] <= 50).all()
 
 
@@ -201,7 +201,7 @@ def test_aggregated_posterior_is_the_mixture(fitted, tmp_path, dof):
 
 def test_aggregated_posterior_of_new_cells(fitted, new):
     cells, reference = new
-    with pytest.raises(KeyError, match="no fit 'sb', and no result of sb.tl.latent"):
+    with pytest.raises(KeyError, match=r"no fit 'sb', and no result of sb.tl.latent"):
         sb.get.aggregated_posterior(cells)
     sb.tl.latent(cells, reference=reference)
     z = np.zeros((1, 2))
@@ -237,11 +237,8 @@ def dense(fit, sample, dof, *, leave_one_out: bool) -> np.ndarray:
         np.fill_diagonal(log_p, -np.inf)
     columns = []
     for s in np.unique(sample):
-        there = (sample == s) & (~np.eye(len(sample), dtype=bool) if leave_one_out else True)
-        columns.append(
-            logsumexp(np.where(there, log_p, -np.inf), axis=1)
-            - np.log(there.sum(1) if leave_one_out else (sample == s).sum())
-        )
+        some = log_p[:, sample == s]
+        columns.append(logsumexp(some, axis=1) - np.log(np.isfinite(some).sum(1)))
     return np.stack(columns, 1)
 
 
@@ -256,12 +253,11 @@ def test_cell_abundance_is_the_dense_computation(fitted, tmp_path, dof, leave_on
     ratio = sb.get.cell_abundance(fitted, samples=["0", "2"])
     by_hand = logsumexp(expected[:, [0, 2]], axis=1) - np.log(2) - expected[:, 1]
     np.testing.assert_allclose(ratio, by_hand, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(
-        sb.get.cell_abundance(fitted, samples="1", against=[0, 2]), -by_hand, rtol=1e-4, atol=1e-4
-    )
+    other = sb.get.cell_abundance(fitted, samples="1", against=[0, 2])
+    np.testing.assert_allclose(other, -by_hand, rtol=1e-4, atol=1e-4)
 
 
-def test_cells_beyond_a_block(fitted):
+def test_cells_beyond_a_block():
     """More points and components than meet at a time, in numbers that are no whole blocks."""
     from scbayes.stats._mixture_density import log_mixture_density
 
@@ -273,7 +269,8 @@ def test_cells_beyond_a_block(fitted):
     log_p[np.arange(520), np.arange(520)] = -np.inf
     expected = logsumexp(log_p, axis=1) - np.log(520 - (own >= 0))
     np.testing.assert_allclose(log_mixture_density(points, loc, scale, dof=4, own=own), expected, atol=2e-5, rtol=1e-5)
-    assert log_mixture_density(points[:1], loc[:1], scale[:1], own=np.zeros(1))[0] == -np.inf
+    alone = log_mixture_density(points[:1], loc[:1], scale[:1], own=np.zeros(1))
+    np.testing.assert_array_equal(alone, [-np.inf])
 
 
 def test_a_cell_is_not_common_because_of_itself(fitted):
@@ -319,7 +316,7 @@ def test_refused_by_cell_abundance(fitted):
         with pytest.raises(ValueError, match=message):
             sb.tl.cell_abundance(fitted, "sample", **settings)
     fitted.obs["one"] = np.where(np.arange(N_CELLS) == 7, "alone", "rest")
-    with pytest.raises(ValueError, match="sample 'alone'.*leave_one_out=False"):
+    with pytest.raises(ValueError, match=r"sample 'alone'.*leave_one_out=False"):
         sb.tl.cell_abundance(fitted, "one")
     fitted.obs["gone"] = np.where(np.arange(N_CELLS) == 7, np.nan, 1.0)
     with pytest.raises(ValueError, match="missing for 1 cells"):
@@ -365,10 +362,8 @@ def test_a_displaced_cell_is_an_outlier():
     assert found[3]
     assert found[group == 0].sum() == 2
     assert not found[group == 2].any()
-    constant = np.column_stack([z[:, :2], np.ones(125)])
-    np.testing.assert_array_equal(
-        outliers(constant, np.where(group == 2, -1, group), contamination=0.02)[group == 2], 0
-    )
+    z[:, 2] = 1  # one that is not used at all; and cells without a group
+    assert not outliers(z, np.where(group == 2, -1, group), contamination=0.02)[group == 2].any()
 
 
 def test_refused_by_outliers(fitted):

@@ -7,7 +7,7 @@ A draw :math:`v_i` from the mixture of the q of J cells becomes one from the mix
     w_i \propto \frac{\sum_j p(v_i \mid u_j)}{\sum_j q_j(v_i)}, \qquad
     p(v \mid u_j) = \frac{p(u_j \mid v)\, p_j(v)}{p(u_j)},
 
-with :math:`p(u_j)` by importance sampling from :math:`q_j`. The prior and the decoder are those of cell j: its batch,
+with :math:`p(u_j)` by importance sampling. The prior and the decoder are those of cell j: its batch,
 its covariates, its library size.
 """
 
@@ -23,7 +23,7 @@ from jax import Array
 from scipy.special import logsumexp
 
 from scbayes.models._latent_model import Inputs, LatentModel
-from scbayes.models._latent_scores import DRAWS, log_likelihood_at, scorer
+from scbayes.models._latent_scores import DRAWS, importance_ratios, log_likelihood_at
 from scbayes.stats._importance import importance, truncated
 
 
@@ -66,13 +66,13 @@ def importance_weights(
     truncate
         Weights are at most :math:`\sqrt{n}` times their mean (Ionides 2008): less variance, some bias.
     """
-    score, pairs = scorer(model), _pairs(model)
+    ratios, pairs = importance_ratios(model), _pairs(model)
     posterior, proposal = [], []
     v = jnp.asarray(v, jnp.float32)
     for i, block in enumerate(anchors):
         of_cells = block.inputs, block.loc, block.scale
-        own = score(*of_cells, jax.random.fold_in(jax.random.key(seed), i), n_samples)
-        evidence = importance(own.log_likelihood + own.log_ratio).log_mean
+        own = ratios(*of_cells, jax.random.fold_in(jax.random.key(seed), i), n_samples)
+        evidence = importance(own).log_mean
         log_joint, log_q = (np.asarray(value, float)[:, : block.n] for value in pairs(*of_cells, v))
         posterior.append(logsumexp(log_joint - evidence[: block.n], axis=1))
         proposal.append(logsumexp(log_q, axis=1))

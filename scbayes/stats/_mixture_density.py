@@ -37,8 +37,7 @@ def log_mixture_density(
         columns = np.minimum(np.arange(first, first + BLOCK), m - 1)
         some = [jnp.asarray(value[columns], jnp.float32) for value in (loc, scale)]
         total = _add(total, at, *some, first, m, 1.0 if dof is None else float(dof), normal=dof is None)
-    with np.errstate(divide="ignore"):
-        return np.asarray(total, float).ravel()[:n] - np.log(m - (own >= 0))
+    return np.asarray(total, float).ravel()[:n] - np.log(np.maximum(m - (own >= 0), 1))
 
 
 @partial(jax.jit, static_argnames="normal")

@@ -38,17 +38,18 @@ def log_likelihood(
 ) -> "AnnData | None":
     r"""Log probability of the counts of each cell, or of each gene, given all parameters.
 
-    **With a latent space** (``model="vae"``, ``"factors"``), of each cell, from S draws :math:`v_s` of its latent
-    numbers from q (library size and contamination included, where they are latent):
+    **With a latent space** (``model="vae"``, ``"factors"``), of each cell, with its latent numbers v (library size and
+    contamination included, where they are latent) integrated out:
 
     .. math::
-        \text{marginal} = \ln \frac{1}{S} \sum_s \frac{p(u \mid v_s)\, p(v_s)}{q(v_s)}, \qquad
+        \text{marginal} = \ln \frac{1}{S} \sum_s \frac{p(u \mid v_s)\, p(v_s)}{r(v_s)}, \qquad
         \text{reconstruction} = \frac{1}{S} \sum_s \ln p(u \mid v_s), \qquad
-        \text{elbo} = \text{reconstruction} - \mathrm{KL}(q \,\|\, p),
+        \text{elbo} = \text{reconstruction} - \mathrm{KL}(q \,\|\, p).
 
-    with the divergence in closed form. All are log likelihoods: higher is better. The expected marginal of S draws is
-    a lower bound of :math:`\ln p(u)` that rises with S (Burda et al. 2016), and the ELBO is that of S = 1. Where Pareto
-    k-hat is above 0.7 the marginal is still such a bound, but far from sure.
+    The S draws are from q, the divergence is exact; those of the marginal are from r, a Student's t around the mode of
+    the cell's posterior, with the curvature there. All are log likelihoods: higher is better. The expected marginal of
+    S draws is a lower bound of :math:`\ln p(u)` that rises with S (Burda et al. 2016). Its standard error is about
+    :math:`(1/\mathrm{ESS} - 1/S)^{1/2}` nats; where Pareto k-hat is above 0.7 it is not known.
 
     **The others.** With :math:`l_{ckg}` the log probability of a count under component k (one without a mixture, of
     weight 1), at the cell's :math:`\nu_c`, temperature T and gene weights :math:`a`,

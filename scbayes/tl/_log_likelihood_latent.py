@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from scbayes.models._latent_scores import CELLS, divergence, scorer
+from scbayes.models._latent_scores import CELLS, divergence, importance_ratios, reconstruction
 from scbayes.stats._importance import importance
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_reading import LatentReading, read_latent_with_counts
@@ -47,16 +47,16 @@ def log_likelihood_latent(adata: "AnnData", given: dict, signature: Signature) -
 
 def latent_log_likelihood(reading: LatentReading, kind: str, n: int, seed: int) -> dict[str, np.ndarray]:
     """Log likelihood of each cell and, of importance sampling, how good it is: columns by name, float64."""
-    score, blocks = scorer(reading.model), []
+    model, blocks = reading.model, []
     for i, block in enumerate(reading.blocks(CELLS)):
-        of_cells = block.inputs, block.loc, block.scale
-        drawn = score(*of_cells, jax.random.fold_in(jax.random.key(seed), i), n)
+        of_cells, of_block = (block.inputs, block.loc, block.scale), jax.random.fold_in(jax.random.key(seed), i)
         if kind == "marginal":
-            blocks.append(importance(block.cut((drawn.log_likelihood + drawn.log_ratio).T).T))
+            ratios = np.asarray(importance_ratios(model)(*of_cells, of_block, n))
+            blocks.append(importance(block.cut(ratios.T).T))
             continue
-        value = np.asarray(drawn.log_likelihood, float).mean(0)
+        value = np.asarray(reconstruction(model)(*of_cells, of_block, n), float).mean(0)
         if kind == "elbo":
-            value = value - np.asarray(divergence(reading.model)(*of_cells), float)
+            value = value - np.asarray(divergence(model)(*of_cells), float)
         blocks.append((block.cut(value),))
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     return dict(zip(("log_likelihood", "log_likelihood_ess", "log_likelihood_k_hat"), columns, strict=False))
