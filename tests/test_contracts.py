@@ -111,6 +111,8 @@ IN_PLACE = {
     "tl.posterior_samples": {"n_samples": 3},
     "tl.predict": {"n_samples": 3, "genes": ["gene1", "gene2"], "progress": False},
     "tl.latent": {"key": "vae", "n_samples": 2},
+    "tl.cell_abundance": {"key": "vae", "sample_key": "sample"},
+    "tl.outliers": {"key": "vae"},
     "tl.log_likelihood": {"key": "mix", "components": True, "n_samples": 2},
     "tl.compare": {"keys": ["sb", "mix"], "n_samples": 25, "progress": False},
     "tl.normalize_counts": {"expression": ["gene1", "gene2"]},
@@ -126,6 +128,7 @@ IN_PLACE = {
 #: Arguments of functions that read or draw; those of a result that was computed from the mixture need its key.
 READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
 READ |= {f"{room}.latent": {"key": "vae"} for room in ("get", "pl")}
+READ |= {f"get.{name}": {"key": "vae"} for name in ("aggregated_posterior", "cell_abundance")}
 READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}
 

@@ -87,6 +87,17 @@ def test_reconstruction_elbo_and_marginal(fitted):
     assert kinds["elbo"][share].mean() == pytest.approx(levels["train"], abs=2)
 
 
+def test_factors_have_the_same_scores(fitted):
+    sb.tl.fit(fitted, model="factors", config={"n_latent": 2}, key_added="linear", progress=False)
+    values = {}
+    for kind in ("reconstruction", "elbo", "marginal"):
+        sb.tl.log_likelihood(fitted, "linear", kind=kind, n_samples=200)
+        values[kind] = fitted.obs["linear_log_likelihood"]
+    assert (values["elbo"] < values["marginal"] + 0.5).all()
+    assert values["elbo"].mean() < values["marginal"].mean() < values["reconstruction"].mean()
+    assert (fitted.obs["linear_log_likelihood_k_hat"] < 0.7).mean() > 0.9
+
+
 def test_seed_and_number_of_draws(fitted):
     values = []
     for settings in ({}, {}, {"rng": 1}, {"n_samples": 50}):
