@@ -112,6 +112,8 @@ IN_PLACE = {
     "tl.predict": {"n_samples": 3, "genes": ["gene1", "gene2"], "progress": False},
     "tl.latent": {"key": "vae", "n_samples": 2},
     "tl.likelihood_parameters": {"key": "vae", "genes": ["gene1", "gene2"], "n_samples": 2, "store_samples": True},
+    "tl.cell_abundance": {"key": "vae", "sample_key": "sample"},
+    "tl.outliers": {"key": "vae"},
     "tl.log_likelihood": {"key": "mix", "components": True, "n_samples": 2},
     "tl.compare": {"keys": ["sb", "mix"], "n_samples": 25, "progress": False},
     "tl.normalize_counts": {"expression": ["gene1", "gene2"]},
@@ -130,6 +132,7 @@ IN_PLACE = {
 READ = {f"{room}.{name}": {"key": "mix"} for room in ("get", "pl") for name in ("assignments", "entropy")}
 READ |= {f"{room}.latent": {"key": "vae"} for room in ("get", "pl")}
 READ |= {f"get.{name}": {"key": "vae"} for name in ("library_size", "likelihood_parameters")}
+READ |= {f"get.{name}": {"key": "vae"} for name in ("aggregated_posterior", "cell_abundance")}
 READ |= {"pl.denoised": {"var_names": ["gene1", "gene2"]}}
 READ |= {f"{room}.{name}": {"key": "vae"} for room in ("get", "pl") for name in ("correlation", "imputation")}
 READ |= {"get.log_likelihood": {"key": "mix"}, "get.component": {"key": "mix", "k": 0}}

@@ -1,10 +1,12 @@
 """Read results back from AnnData."""
 
 from scbayes.get._abundance import abundance
+from scbayes.get._aggregated_posterior import aggregated_posterior
 from scbayes.get._ambient_profile import ambient_profile
 from scbayes.get._assignments import assignments
 from scbayes.get._barcode_rank import barcode_rank
 from scbayes.get._calibration import calibration
+from scbayes.get._cell_abundance import cell_abundance
 from scbayes.get._choose_components import choose_components
 from scbayes.get._comparison import comparison
 from scbayes.get._component import component
@@ -31,10 +33,12 @@ from scbayes.get._samples import samples
 
 __all__ = [
     "abundance",
+    "aggregated_posterior",
     "ambient_profile",
     "assignments",
     "barcode_rank",
     "calibration",
+    "cell_abundance",
     "choose_components",
     "comparison",
     "component",

@@ -30,7 +30,8 @@ def log_likelihood(
     Returns
     -------
     DataFrame with the cells or the fitted genes as index and the column `log_likelihood`, in nats (of draws, the mean);
-    where components were asked for, also a column `component_k` for each. With `draws`, float64 ``(S, n)``, or
+    where components were asked for, also a column `component_k` for each; of a marginal over a latent space, also `ess`
+    and `k_hat`. ``attrs`` says how it was computed. With `draws`, float64 ``(S, n)``, or
     ``(S, n, n_components)`` where components were asked for.
 
     Raises
@@ -44,7 +45,7 @@ def log_likelihood(
         msg = f"by={by!r}: choose 'cell' or 'gene'"
         raise ValueError(msg)
     try:
-        values, _ = read_result(adata, f"log_likelihood_{by}", key)
+        values, facts = read_result(adata, f"log_likelihood_{by}", key)
     except KeyError as error:
         msg = f"no log likelihood {key!r} by {by}: run sb.tl.log_likelihood(adata, by={by!r}) first"
         raise KeyError(msg) from error
@@ -53,12 +54,19 @@ def log_likelihood(
     there = ~np.isnan(total)
     if draws:
         if "log_likelihood_draws" not in values:
-            msg = f"the log likelihood {key!r} by {by} was computed at the centre: pass n_samples= to tl.log_likelihood"
+            how = "is of a latent space: only its sum over draws is kept"
+            if "kind" not in facts:
+                how = "was computed at the centre: pass n_samples= to tl.log_likelihood"
+            msg = f"the log likelihood {key!r} by {by} {how}"
             raise ValueError(msg)
         found = np.asarray(values["log_likelihood_draws"] if parts is None else parts)
         return np.swapaxes(found[there], 0, 1)
     names = adata.obs_names if by == "cell" else adata.var_names
     frame = pd.DataFrame({"log_likelihood": total[there]}, index=names[there])
+    for what in ("ess", "k_hat"):
+        if f"log_likelihood_{what}" in values:
+            frame[what] = np.asarray(values[f"log_likelihood_{what}"])[there]
+    frame.attrs |= facts
     if parts is not None:
         parts = np.asarray(parts)[there]
         parts = parts if parts.ndim == 2 else parts.mean(1)

@@ -78,24 +78,35 @@ class LatentCounts(dist.Distribution):
 
     def by_gene(self, value: Array) -> Array:
         """Log probability of each count: ``(..., B, G)``."""
-        decoded, log_mean = self.decoded, self.decoded.log_mean
+        return self.by_mean(value) + self.constant(value)
+
+    def constant(self, value: Array) -> Array:
+        """Part of :meth:`by_gene` that does not depend on the means: ``(..., B, G)``, 0 where the count is 0."""
         same = log_factorial(value)
         if self.likelihood == "poisson":
-            return value * log_mean - jnp.exp(log_mean) - same
+            return -same
+        if self.likelihood == "b":
+            return log_rising(value, self.total[..., None] - value + 1) - same
+        return log_rising(value, jnp.exp(self.decoded.log_theta)) - same
+
+    def by_mean(self, value: Array) -> Array:
+        """The other part of :meth:`by_gene`."""
+        decoded, log_mean = self.decoded, self.decoded.log_mean
+        if self.likelihood == "poisson":
+            return value * log_mean - jnp.exp(log_mean)
         if self.likelihood == "b":
             total = self.total[..., None]
             share = jnp.minimum(jnp.exp(log_mean) / total, MOST)
-            ways = log_rising(value, total - value + 1) - same
-            return ways + value * (log_mean - jnp.log(total)) + (total - value) * jnp.log1p(-share)
-        log_theta = decoded.log_theta
-        ratio = jax.nn.softplus(log_mean - log_theta)  # ln(1 + mean / theta)
-        positive = log_rising(value, jnp.exp(log_theta)) - same + value * (log_mean - log_theta - ratio)
-        log_zero = -jnp.exp(log_theta) * ratio
+            return value * (log_mean - jnp.log(total)) + (total - value) * jnp.log1p(-share)
+        odds = log_mean - decoded.log_theta
+        ratio = jnp.maximum(odds, 0) + jnp.log1p(jnp.exp(-jnp.abs(odds)))  # ln(1 + mean / theta)
+        log_zero = -jnp.exp(decoded.log_theta) * ratio
+        positive = value * (odds - ratio) + log_zero
         if decoded.gate_logit is None:
-            return positive + log_zero
+            return positive
         gate = decoded.gate_logit
         zero = jnp.logaddexp(gate, log_zero)
-        return jnp.where(value > 0, positive + log_zero, zero) - jax.nn.softplus(gate)
+        return jnp.where(value > 0, positive, zero) - jax.nn.softplus(gate)
 
     def sample(self, key: Array, sample_shape: tuple = ()) -> Array:
         """Draw counts."""

@@ -60,6 +60,33 @@ def moments(function: Callable, normal: Maximum, args, n_points: int) -> Moments
     return Moments(Maximum(loc, tril), pareto_shape(log_p[:half] - log_normal[:half, None]))
 
 
+class Importance(NamedTuple):
+    """Of each column of importance ratios: log of their mean, effective number of draws, Pareto k-hat; float64."""
+
+    log_mean: np.ndarray
+    ess: np.ndarray
+    k_hat: np.ndarray
+
+
+def importance(log_ratio: np.ndarray) -> Importance:
+    r"""Mean of importance ratios ``(n_points, n)`` on a log scale, and how far it can be trusted.
+
+    The effective number of draws is :math:`(\sum_s w_s)^2 / \sum_s w_s^2` (Kong 1992).
+    """
+    log_ratio = np.asarray(log_ratio, float)
+    largest = log_ratio.max(0)
+    weight = np.exp(log_ratio - largest)
+    total = weight.sum(0)
+    return Importance(largest + np.log(total / len(weight)), total**2 / np.sum(weight**2, 0), pareto_shape(log_ratio))
+
+
+def truncated(log_ratio: np.ndarray) -> np.ndarray:
+    r"""Importance ratios of n draws, each at most :math:`\sqrt n` times their mean (Ionides 2008), on a log scale."""
+    n = len(log_ratio)
+    mean = np.logaddexp.reduce(log_ratio) - np.log(n)
+    return np.minimum(log_ratio, mean + 0.5 * np.log(n))
+
+
 @partial(jax.jit, static_argnames="function")
 def _evaluate(function: Callable, normal: Maximum, args, points: Array) -> Array:
     def at(point: Array) -> Array:

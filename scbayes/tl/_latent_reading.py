@@ -115,6 +115,21 @@ def read_latent_with_counts(
     return LatentReading(fit, cells)
 
 
+def read_latent(
+    adata: "AnnData", key: str, *, reference: "AnnData | None" = None, layer: str | None = None
+) -> LatentFit:
+    """The fit under ``key`` with the latent numbers of the cells of ``adata``; counts are read of new cells only.
+
+    Parameters and errors are those of :func:`read_latent_with_counts`.
+    """
+    if reference is not None and reference is not adata:
+        return read_latent_with_counts(adata, key, reference=reference, layer=layer).fit
+    if layer is not None:
+        msg = f"layer={layer!r} is for new cells, with reference=: those of {key!r} are not read again"
+        raise ValueError(msg)
+    return read_latent_fit(adata, key)
+
+
 def cells_of(adata: "AnnData", fit: LatentFit, source: Source) -> LatentCells:
     """What ``fit`` is told of the cells of ``adata``, its genes found by name."""
     columns = pd.Index(adata.var_names).get_indexer(fit.genes)

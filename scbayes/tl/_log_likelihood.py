@@ -1,5 +1,6 @@
 """How probable the counts are under a fit."""
 
+from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -7,7 +8,9 @@ from scipy.special import logsumexp, xlogy
 
 from scbayes.counts import Counts
 from scbayes.models._parameters import Parameters, log_responsibilities, score_cells, score_genes
+from scbayes.state import is_latent
 from scbayes.tl._gene_weights import gene_weights
+from scbayes.tl._log_likelihood_latent import log_likelihood_latent
 from scbayes.tl._probabilities import check_draws
 from scbayes.tl._reading import read_with_counts
 from scbayes.tl._storing import store
@@ -22,6 +25,7 @@ def log_likelihood(
     *,
     by: str = "cell",
     components: bool = False,
+    kind: str | None = None,
     n_samples: int | None = None,
     weights: "np.ndarray | str | None" = None,
     weight_type: str = "multiplicative",
@@ -34,8 +38,21 @@ def log_likelihood(
 ) -> "AnnData | None":
     r"""Log probability of the counts of each cell, or of each gene, given all parameters.
 
-    With :math:`l_{ckg}` the log probability of a count under component k (one without a mixture, of weight 1), at the
-    cell's :math:`\nu_c`, temperature T and gene weights :math:`a`,
+    **With a latent space** (``model="vae"``, ``"factors"``), of each cell, with its latent numbers v (library size and
+    contamination included, where they are latent) integrated out:
+
+    .. math::
+        \text{marginal} = \ln \frac{1}{S} \sum_s \frac{p(u \mid v_s)\, p(v_s)}{r(v_s)}, \qquad
+        \text{reconstruction} = \frac{1}{S} \sum_s \ln p(u \mid v_s), \qquad
+        \text{elbo} = \text{reconstruction} - \mathrm{KL}(q \,\|\, p).
+
+    The S draws are from q, the divergence is exact; those of the marginal are from r, a Student's t around the mode of
+    the cell's posterior, with the curvature there. All are log likelihoods: higher is better. The expected marginal of
+    S draws is a lower bound of :math:`\ln p(u)` that rises with S (Burda et al. 2016). Its standard error is about
+    :math:`(1/\mathrm{ESS} - 1/S)^{1/2}` nats; where Pareto k-hat is above 0.7 it is not known.
+
+    **The others.** With :math:`l_{ckg}` the log probability of a count under component k (one without a mixture, of
+    weight 1), at the cell's :math:`\nu_c`, temperature T and gene weights :math:`a`,
 
     .. math::
         s_{ckg} = \frac{a_{kg}\, l_{ckg}}{T} \text{ or } \frac{l_{ckg} + a_{kg}}{T}, \qquad
@@ -56,11 +73,15 @@ def log_likelihood(
         The fit to read.
     by
         ``"cell"`` or ``"gene"``.
+    kind
+        Of a fit with a latent space: ``"marginal"`` (default), ``"elbo"`` or ``"reconstruction"``; `by`, `components`,
+        `weights` and `temperature` are of the others.
     components
         Also the part of each component: of a cell :math:`\ln w_k + \sum_g s_{ckg}`, whose logsumexp is :math:`L_c`; of
         a gene the term of k in the sum, so that components add up.
     n_samples
-        Number of draws S from the posterior. Default: at its centre.
+        Number of draws S from the posterior. Default: at its centre; with a latent space 1,000 for the marginal, else
+        100.
     weights
         Of genes :math:`a_g`, ``(n_genes,)``, or of genes in each component, ``(n_genes, n_components)``; in the order
         of `adata.var`. Or a column of `adata.var`. A pooled gene has the mean
@@ -86,13 +107,16 @@ def log_likelihood(
     (NaN for genes that were not fitted on their own)
 
     `adata.obs[key_added + "_log_likelihood"]` : `(n,)`
-        At the centre, or the mean over draws.
+        At the centre, or the mean over draws; with a latent space, what `kind` says.
+    `adata.obs[key_added + "_log_likelihood_ess"]`, `..._log_likelihood_k_hat` : `(n,)`
+        Of a marginal: effective number of draws, and Pareto k-hat of their weights.
     `adata.obsm[key_added + "_log_likelihood_draws"]` : `(n, S)`
         With `n_samples`.
     `adata.obsm[key_added + "_log_likelihood_components"]` : `(n, K)`, or `(n, S, K)` with `n_samples`
         With `components`.
     `adata.uns[key_added + "_log_likelihood_cell"]`, or `"_gene"` : dict
-        How it was computed. The part of a gene into which others were pooled, which is in that of cells, is there.
+        How it was computed. The part of a gene into which others were pooled, which is in that of cells, is there; with
+        a latent space the `mean` over cells.
 
     Raises
     ------
@@ -101,12 +125,18 @@ def log_likelihood(
     ValueError
         If the fit cannot be read, or an argument cannot be used.
     """
+    given = dict(locals())
     from scanpy import logging as logg
 
     if by not in ("cell", "gene"):
         msg = f"by={by!r}: choose 'cell' or 'gene'"
         raise ValueError(msg)
     check_draws(n_samples, temperature)
+    if is_latent(adata if reference is None else reference, key):
+        return log_likelihood_latent(adata, given, signature(log_likelihood))
+    if kind is not None:
+        msg = f"kind={kind!r} is for a fit with a latent space; {key!r} has none"
+        raise ValueError(msg)
     key_added = key if key_added is None else key_added
     clock = logg.info(f"log likelihood of {key!r} by {by}")
     reading = read_with_counts(adata, key, reference=reference, layer=layer)
