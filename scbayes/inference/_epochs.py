@@ -15,8 +15,6 @@ import optax
 from jax import Array
 from tqdm.auto import tqdm
 
-#: Steps whose gradient is larger than this many times the typical one are cut to that.
-CLIP = 10.0
 #: Share of the steps over which the step size rises.
 RISE = 0.05
 
@@ -174,7 +172,7 @@ def _optimizer(recipe: Recipe, n_steps: int) -> optax.GradientTransformation:
     rate = recipe.learning_rate
     if total > 1:
         rate = optax.warmup_cosine_decay_schedule(rate / 10, rate, rise, total, rate / 100)
-    return optax.chain(optax.adaptive_grad_clip(CLIP), optax.adam(rate, b2=0.99))
+    return optax.adam(rate, b2=0.99)
 
 
 @lru_cache(maxsize=8)

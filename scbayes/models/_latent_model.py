@@ -12,6 +12,7 @@ from numpyro import handlers
 
 from scbayes.models._latent_config import VAEConfig
 from scbayes.models._latent_counts import Decoded, LatentCounts
+from scbayes.models._rows_of import rows_of
 
 #: Share of the largest activation below which softplus with sparsity is taken as zero.
 FLOOR = 1e-10
@@ -148,12 +149,12 @@ class LatentModel:
         if self.config.dispersion == "gene-cell":
             return jnp.clip(out["log_theta"], -7, 12)
         log_theta = jnp.clip(params["log_theta"], -7, 12)
+        n = len(log_theta)
         if self.config.dispersion == "gene-batch":
-            return log_theta[cells.batch]
-        if self.config.dispersion == "gene-label":
-            of_unknown = log_theta.mean(0)
-            return jnp.where(cells.label[:, None] < 0, of_unknown, log_theta[cells.label])
-        return log_theta[0]
+            return rows_of(log_theta, jax.nn.one_hot(cells.batch, n))
+        if self.config.dispersion == "gene-label":  # of an unknown label: the mean
+            return rows_of(log_theta, jnp.where(cells.label[:, None] < 0, 1 / n, jax.nn.one_hot(cells.label, n)))
+        return rows_of(log_theta, jnp.ones((len(cells.batch), 1)))
 
     def _extra(self, cells: Cells) -> Array:
         """Covariates as networks see them: indicators of batches, and the others."""

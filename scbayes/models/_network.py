@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from scbayes.models._rows_of import rows_of
+
 #: Standard deviations of q(z) start near this.
 FIRST_SCALE = 0.4
 
@@ -79,7 +81,7 @@ class Decoder(eqx.Module):
         """``z`` (..., B, n_latent) to activations (..., B, n_genes) by head."""
         h = self.layers(z, extra)
         out = {name: _affine(head, h) for name, head in self.heads.items()}
-        return out | {"scale": out["scale"] + self.offset[batch]}
+        return out | {"scale": out["scale"] + rows_of(self.offset, jax.nn.one_hot(batch, len(self.offset)))}
 
 
 class Classifier(eqx.Module):
