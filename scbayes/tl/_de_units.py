@@ -21,6 +21,8 @@ def unit_sums(counts: Counts, cells: Cells, statistic: str) -> Units:
     units = Units(total, squares, detected, members.n_cells, members.sum(size), members.sum(size**2))
     if ambient is not None:
         units = units._replace(ambient=ambient.by_unit(n, size, members.sum))
+    if cells.decoder is not None:
+        units = units._replace(decoded=cells.decoder.by_unit(members, size))
     if statistic == "mean":
         return units
     return units._replace(overdispersion=overdispersion(counts, members, size, units))
