@@ -191,8 +191,7 @@ def _counted(arms: Arms) -> dict[str, np.ndarray]:
         columns[f"mean_{name}"] = total / max(total.sum(), TINY) * PER_CELL
         columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
         if own.decoded is not None:
-            share = own.decoded.share.sum(0)
-            columns[f"decoded_{name}"] = share / max(share.sum(), TINY) * PER_CELL
+            columns[f"decoded_{name}"] = own.decoded.share() * PER_CELL
     return columns
 
 

@@ -7,12 +7,11 @@ import numpy as np
 from scbayes.counts import Counts
 from scbayes.models._contrast import Table, compare_arms
 from scbayes.models._question import Question
-from scbayes.state import find_counts, read_fit
 from scbayes.tl._de_ambient import with_ambient
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
 from scbayes.tl._de_groups import warn_of_limits, which_cells
-from scbayes.tl._de_latent import CellsAndGenes, cell_columns, decoded_cells, decoder_arguments
+from scbayes.tl._de_latent import cell_columns, read_cells
 from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
 from scbayes.tl._de_null import shuffled_tables, summary_of
 from scbayes.tl._de_sets import with_sets
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+#: What is kept as it was given, and as it was understood.
+KEPT = ("groupby", "key", "ambient", "within", "sample_key", "batch_key")
+ASKED = ("statistic", "mode", "delta", "fdr", "seed")
 
 
 def de(  # noqa: PLR0913
@@ -93,8 +96,9 @@ def de(  # noqa: PLR0913
     batches, which the decoder tells: the effect is that of the groups' mean compositions under these,
     :math:`\beta_g = \log_2 \bar\rho_{Ag} - \log_2 \bar\rho_{Bg}` (relative to what `relative_to` says), and counts of a
     unit have the mean :math:`E_{gd} e^{\eta_{gd}}` with an exposure of each gene,
-    :math:`E_{gd} = \sum_{c \in d} l_c\,\rho_{cg}(z_c, b_c) / \bar\rho_{gd}`. The decoder only translates between batches;
-    size and certainty of effects come from counts.
+    :math:`E_{gd} = \sum_{c \in d} l_c\,\rho_{cg}(z_c, b_c) / \bar\rho_{gd}`. The decoder only translates between
+    batches; size and certainty of effects come from counts. Where groups are of different batches, how far
+    translations can be trusted is told by groups with cells in several.
 
     Parameters
     ----------
@@ -234,42 +238,40 @@ def de(  # noqa: PLR0913
 
     clock = logg.info("comparing groups of cells")
     check_backed(adata, copy=copy)
-    covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     check_numbers(n_permutations=(n_permutations, 0), min_cells=(min_cells, 1))
-    asked_decoder = decoder_arguments(adata, key, given)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
     asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, "seed": int(rng.integers(2**31))}
-    if asked_decoder is None:
-        source = find_counts(adata, layer, None, None)
-        read = CellsAndGenes(adata, Counts(source.x, where=source.where), source.layer)
-    else:
-        read = decoded_cells(adata, key, asked_decoder, layer, asked["seed"])
+    read = read_cells(adata, given, asked["seed"])
     question, sets = with_sets(read.adata, gene_sets, as_question(read.adata, relative_to, level, **asked, **drawn))
-    mixture = key if asked_decoder is None else None
+    grouping = grouping_of(adata, groupby, read.mixture, idx1, idx2, layer=read.layer)
     part = None if subset is None else which_cells(adata, subset, "subset")
-    grouping = read.grouping(grouping_of(adata, groupby, mixture, idx1, idx2, layer=read.layer), part)
+    grouping = read.grouping(grouping, part)
+    covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
     cells = with_ambient(read.adata, cells_of(adata, grouping, part, **how), ambient, statistic)
     if idx1 is not None:
         groups, reference = grouping.names
     limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
     pairs, skipped = comparisons(cells, groups, reference, grouping.what, **limits)
-    cells = read.joined(cells, pairs)
     warn_of_limits(grouping, sample_key)
     bar = tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1)
-    tables, permuted = _compared(read.counts, cells, bar, question, n_permutations, rng)
-    facts = {"groupby": groupby, "reference": str(reference), "key": key, "all_others": pairs[0].all_others}
-    facts |= {name: getattr(question, name) for name in asked} | {"level": list(question.levels)}
-    facts |= how | {"covariates": list(covariates), "min_cells": int(min_cells), "ambient": ambient}
-    facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": read.layer}
-    facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
-    learned = {name: table.learned for name, table in tables.items()}
-    facts |= {"double_use": grouping.double_use, "permuted": permuted, "learned": learned}
-    facts |= read.facts
+    tables, permuted = _compared(read.counts, read.joined(cells, pairs), bar, question, n_permutations, rng)
+    facts = _facts(given, question, tables) | read.facts
+    facts |= {"double_use": grouping.double_use, "covariates": list(covariates), "skipped": skipped}
+    facts |= {"reference": str(reference), "all_others": pairs[0].all_others, "permuted": permuted}
     values = as_rank_genes_groups(tables, np.asarray(read.adata.var_names), facts) | as_sets(tables, sets)
-    fit = read_fit(adata, key) if mixture else read.fit
-    return store(adata, "de", key_added, values, fit=fit, facts=facts, clock=clock, copy=copy, entry=key_added)
+    return store(adata, "de", key_added, values, fit=read.fit, facts=facts, clock=clock, copy=copy, entry=key_added)
+
+
+def _facts(given: dict, question: Question, tables: dict[str, Table]) -> dict:
+    """What is kept of arguments, and what was learned."""
+    facts = {name: given[name] for name in KEPT} | {name: getattr(question, name) for name in ASKED}
+    facts |= {"level": list(question.levels), "min_cells": int(given["min_cells"])}
+    relative_to = given["relative_to"]
+    facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes"}
+    facts |= {"groups": list(tables), "learned": {name: table.learned for name, table in tables.items()}}
+    return facts | {"descriptive": given["sample_key"] is None}
 
 
 def _compared(
@@ -279,10 +281,14 @@ def _compared(
     from scanpy import logging as logg
 
     units = unit_sums(counts, cells, question.statistic)
+    if units.decoded is not None and not units.decoded.told:
+        logg.warning("no group has cells enough in two batches: how well the decoder translates is not told")
     tables, permuted, confounded = {}, {}, []
     for pair in pairs:
         arms = arms_of(cells, units, pair)
         table = compare_arms(arms, question)
+        if units.decoded is not None:
+            table.learned["translation_spread"] = float(units.decoded.spread)
         if cells.decoder is not None and question.mode == "vanilla":
             table.columns.update(cell_columns(cells, pair, question.n_samples))
         if n_permutations:

@@ -10,7 +10,7 @@ from scbayes.counts import Counts
 from scbayes.models._ambient_counts import AmbientCells, Strata
 from scbayes.models._decoded_units import Decoder
 from scbayes.models._outliers import far_cells
-from scbayes.state import LatentFit, check_anndata, is_latent
+from scbayes.state import Fit, LatentFit, check_anndata, find_counts, is_latent, read_fit
 from scbayes.tl._de_design import Cells, Comparison
 from scbayes.tl._de_groups import Grouping
 from scbayes.tl._latent_reading import LatentReading, read_latent_with_counts
@@ -59,7 +59,7 @@ def decoder_arguments(adata: "AnnData", key: str | None, given: dict) -> LatentA
             raise ValueError(msg)
         return None
     if given["groupby"] is None and given["idx1"] is None:
-        msg = f"key={key!r} names a fit with a latent space, whose decoder is read: say by groupby or idx1 what to compare"
+        msg = f"key={key!r} names a fit with a latent space, whose decoder is read: give groupby or idx1, too"
         raise ValueError(msg)
     if given["statistic"] != "mean":
         msg = f"statistic={given['statistic']!r} is not for a fit with a latent space: leave key out"
@@ -70,30 +70,34 @@ def decoder_arguments(adata: "AnnData", key: str | None, given: dict) -> LatentA
     observed = own.use_observed_batches or not own.batch_correction
     if observed and own.transform_batch is not None:
         name = "use_observed_batches=True" if own.use_observed_batches else "batch_correction=False"
-        msg = f"transform_batch names batches that cells are compared under, and {name} leaves them in their own: give one"
+        msg = f"transform_batch names batches to compare cells under, and {name} leaves them in their own: give one"
         raise ValueError(msg)
     return own
 
 
 @dataclass(frozen=True)
 class CellsAndGenes:
-    """What is compared: cells with the genes that take part, their counts, and the layer that these are from."""
+    """What is compared: cells with the genes that take part, their counts, and the layer that these are from.
+
+    ``mixture``: key of the fit whose components are compared; ``fit``: what the result rests on.
+    """
 
     adata: "AnnData"
     counts: Counts
     layer: str | None
-    fit: LatentFit | None = None
+    mixture: str | None = None
+    fit: Fit | LatentFit | None = None
 
     @property
     def facts(self) -> dict:
         """What is kept of how cells were read."""
-        return {}
+        return {"layer": self.layer}
 
-    def grouping(self, grouping: Grouping, part: np.ndarray | None) -> Grouping:  # noqa: ARG002
+    def grouping(self, grouping: Grouping, part: np.ndarray | None) -> Grouping:
         """Groups of the cells that take part."""
         return grouping
 
-    def joined(self, cells: Cells, pairs: list[Comparison]) -> Cells:  # noqa: ARG002
+    def joined(self, cells: Cells, pairs: list[Comparison]) -> Cells:
         """Cells with what else is known of them."""
         return cells
 
@@ -111,7 +115,7 @@ class DecodedCells(CellsAndGenes):
         codes, batches = self.decoder.codes, self.reading.fit.batches
         weights = self.given.weights if isinstance(self.given.weights, str) else "given"
         facts = {"under_batches": None if codes is None else [batches[code] for code in codes], "weights": weights}
-        return facts | {"filter_outlier_cells": bool(self.given.filter_outlier_cells)}
+        return facts | {"layer": self.layer, "filter_outlier_cells": bool(self.given.filter_outlier_cells)}
 
     def grouping(self, grouping: Grouping, part: np.ndarray | None) -> Grouping:
         """With the weights of cells, and without those that are far from their group, among cells in ``part``."""
@@ -145,17 +149,25 @@ class DecodedCells(CellsAndGenes):
         return AmbientCells(fraction, fraction * (1 - fraction) * scale, self.reading.cells.soup, strata)
 
 
-def decoded_cells(adata: "AnnData", key: str, given: LatentArguments, layer: str | None, seed: int) -> DecodedCells:
-    """Read the fit, and find what batches cells are compared under."""
-    reading = read_latent_with_counts(adata, key, reference=given.fitted, layer=layer)
-    if layer is None and given.fitted is None:
-        layer = reading.fit.facts["layer"]
-    codes = _codes(reading, given)
-    fit, importance = reading.fit, isinstance(given.weights, str) and given.weights == "importance"
-    decoder = Decoder(fit.model, reading.at, fit.loc, fit.scale, reading.cells.batch, codes, importance, seed)
-    same = np.array_equal(fit.genes, adata.var_names)
-    counts = Counts(reading.cells.x, where="the counts of the fit")
-    return DecodedCells(adata if same else adata[:, fit.genes], counts, layer, fit, reading, decoder, given)
+def read_cells(adata: "AnnData", given: dict, seed: int) -> CellsAndGenes:
+    """What is compared; ``given``: arguments of :func:`scbayes.tl.de` by name, ``seed``: of draws of latent numbers."""
+    key, layer, own = given["key"], given["layer"], decoder_arguments(adata, given["key"], given)
+    if own is None:
+        source = find_counts(adata, layer, None, None)
+        fit = None if key is None else read_fit(adata, key)
+        return CellsAndGenes(adata, Counts(source.x, where=source.where), source.layer, key, fit)
+    reading = read_latent_with_counts(adata, key, reference=own.fitted, layer=layer)
+    fit, cells = reading.fit, reading.cells
+    if given["ambient"] is not None and fit.config.ambient:
+        msg = f"the fit {key!r} has an ambient part of its own: leave ambient={given['ambient']!r} out"
+        raise ValueError(msg)
+    importance = isinstance(own.weights, str) and own.weights == "importance"
+    codes, wanted = _codes(reading, own), np.ones(0, bool)
+    parts = reading.at, fit.loc, fit.scale, cells.batch, codes, importance, seed, fit.sizes.n_batches, wanted
+    seen = adata if np.array_equal(fit.genes, adata.var_names) else adata[:, fit.genes]
+    layer = fit.facts["layer"] if layer is None and own.fitted is None else layer
+    counts = Counts(cells.x, where="the counts of the fit")
+    return DecodedCells(seen, counts, layer, None, fit, reading, Decoder(fit.model, *parts), own)
 
 
 def cell_columns(cells: Cells, pair: Comparison, n_pairs: int) -> dict[str, np.ndarray]:
