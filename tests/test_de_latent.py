@@ -111,16 +111,16 @@ def test_exposures_and_compositions_are_those_of_all_cells(adata, monkeypatch, g
     found = decoder._replace(wanted=np.ones(3, bool)).by_stratum(strata, of, size)
     own, shared = compositions(adata, None), np.mean([compositions(adata, code) for code in codes], 0)
     batch = adata.obs["batch"].cat.codes.to_numpy()
-    exposure, share = np.zeros((2, 3, adata.n_vars))
+    exposure, under = np.zeros((3, adata.n_vars)), np.zeros((3, 2, adata.n_vars))
     for u in range(3):
-        share[u] = weight[unit == u] @ shared[unit == u]
+        under[u] = [weight[unit == u] @ compositions(adata, code)[unit == u] for code in (0, 1)]
         for b in range(2):
             here = (unit == u) & (batch == b)
             native = (weight * size)[here] @ own[here]  # sums to the size factors of these cells
             exposure[u] += native / (weight[here] @ shared[here] / weight[here].sum())
     joined = np.stack([found.exposure[of == u].sum(0).mean(0) for u in range(3)])
     np.testing.assert_allclose(joined, exposure, rtol=2e-3)
-    np.testing.assert_allclose(np.stack([found.share[of == u].sum(0) for u in range(3)]), share, rtol=2e-3)
+    np.testing.assert_allclose(np.stack([found.under[of == u].sum(0) for u in range(3)]), under, rtol=2e-3)
     assert found.exposure.std(1).max() < 1e-4 * exposure.max()  # nothing is unknown
     by_batch = np.stack([np.bincount(unit, weight * size * (batch == b), 3) for b in range(2)], 1)
     np.testing.assert_allclose(np.stack([found.by_batch[of == u].sum(0) for u in range(3)]), by_batch)
@@ -164,9 +164,8 @@ def test_importance_draws_come_from_the_posterior(adata):
     drawn = np.stack([np.asarray(draw(inputs, loc, jnp.asarray(wide), key)) for key in keys])
     rng = np.random.default_rng(0)
     v = reading.fit.loc[ids] + wide * rng.standard_normal((40_000, 4, wide.shape[1])).astype(np.float32)
-    log_p = np.concatenate(
-        [np.asarray(reading.model.counts(inputs, part).log_prob(inputs.cells.counts)) for part in np.split(v, 40)]
-    )
+    likely = jax.jit(lambda v: reading.model.counts(inputs, v).log_prob(inputs.cells.counts))
+    log_p = np.concatenate([np.asarray(likely(part)) for part in np.split(v, 40)])
     log_w = log_p - 0.5 * np.sum(v**2, -1) + 0.5 * np.sum(((v - reading.fit.loc[ids]) / wide) ** 2, -1)
     weight = np.exp(log_w - log_w.max(0))
     weight /= weight.sum(0)
@@ -197,7 +196,8 @@ def strata(spread: float, seed: int = 0) -> tuple[Units, np.ndarray]:
     mean = np.exp(rng.normal(4, 1, (3, n_genes)))[unit]
     total = rng.poisson(mean * np.exp(spread * rng.standard_normal((6, n_genes)))).astype(float)
     exposure = np.full(6, 100.0)
-    decoded = DecodedUnits(np.full((6, 3, n_genes), 100.0, np.float32), total, np.tile(np.eye(2) * 100, (3, 1)), None)
+    by_batch = np.tile(np.eye(2) * 100, (3, 1))
+    decoded = DecodedUnits(np.full((6, 3, n_genes), 100.0, np.float32), np.ones((6, 2, n_genes)), by_batch, None)
     squares = total + (total / 100) ** 2 * 100  # as of Poisson counts
     return Units(total, squares, total, exposure, exposure, exposure, decoded=decoded), unit
 
@@ -213,12 +213,26 @@ def test_errors_of_translations_are_told_by_units_in_several_batches(spread):
 
 def test_errors_of_translations_matter_as_far_as_batches_differ_from_those_asked_for():
     by_batch = np.array([[5.0, 5.0], [10.0, 0.0], [9.0, 1.0]])
-    one = DecodedUnits(np.ones((3, 2, 1), np.float32), np.ones((3, 1)), by_batch, np.array([0.5, 0.5]), 0.2)
+    one = DecodedUnits(np.ones((3, 2, 1), np.float32), np.ones((3, 2, 1)), by_batch, np.array([0.5, 0.5]), 0.2)
     np.testing.assert_allclose(one.variance()[:, 0], 2 * 0.04 * np.array([0, 0.5, 0.32]))
     assert not one._replace(asked=None).variance().any()
     twice = one.scaled(np.array([2.0, 2.0, 2.0]))
     np.testing.assert_allclose(twice.variance(), one.variance())
     np.testing.assert_allclose(twice.exposure, 2 * one.exposure)
+
+
+def test_what_batches_do_is_less_sure_where_the_decoder_says_that_it_differs_between_units():
+    rng, n_genes, sd = np.random.default_rng(0), 4000, np.array([0.1, 0.4])
+    level = np.repeat([-8.0, 0.0], n_genes // 2)
+    log = level + rng.normal(0, 0.5, (3, 1, n_genes)) + rng.normal(0, 0.5, (2, n_genes))  # units, batches
+    own = np.repeat(sd, n_genes // 2) * rng.standard_normal((3, 2, n_genes))
+    exposure, by_batch = np.ones((3, 2, n_genes), np.float32), np.tile([5.0, 0.0], (3, 1))
+    found = DecodedUnits(exposure, np.exp(log + own), by_batch, np.array([0.0, 1.0]))
+    usual = found.disagreement().reshape(2, -1)
+    assert (usual.min(1) > 0.3 * sd**2).all()
+    assert (np.median(usual, 1) < 2 * sd**2).all()
+    np.testing.assert_allclose(found.variance(), np.tile(4 * found.disagreement(), (3, 1)))
+    assert not found._replace(under=found.under[:1]).disagreement().any()
 
 
 def test_exposures_of_genes_go_into_size_factors_and_moments():

@@ -83,7 +83,10 @@ class DecodedUnits(NamedTuple):
         return found / max(found.sum(), FAINT)
 
     def disagreement(self) -> np.ndarray:
-        """Variance, between units, of what the decoder says that batches do: ``(n_genes,)``, as usual at their level."""
+        """Variance, between units, of what the decoder says that batches do, ``(n_genes,)``.
+
+        Of each gene, and at least what is usual at its level.
+        """
         n_units, n_batches, n_genes = self.under.shape
         if min(n_units, n_batches) < 2:
             return np.zeros(n_genes)

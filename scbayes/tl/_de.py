@@ -10,7 +10,7 @@ from scbayes.models._question import Question
 from scbayes.tl._de_ambient import with_ambient
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
-from scbayes.tl._de_groups import warn_of_limits, which_cells
+from scbayes.tl._de_groups import Grouping, warn_of_limits, which_cells
 from scbayes.tl._de_latent import cell_columns, read_cells
 from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
 from scbayes.tl._de_null import shuffled_tables, summary_of
@@ -244,9 +244,8 @@ def de(  # noqa: PLR0913
     asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, "seed": int(rng.integers(2**31))}
     read = read_cells(adata, given, asked["seed"])
     question, sets = with_sets(read.adata, gene_sets, as_question(read.adata, relative_to, level, **asked, **drawn))
-    grouping = grouping_of(adata, groupby, read.mixture, idx1, idx2, layer=read.layer)
     part = None if subset is None else which_cells(adata, subset, "subset")
-    grouping = read.grouping(grouping, part)
+    grouping = read.grouping(grouping_of(adata, groupby, read.mixture, idx1, idx2, layer=read.layer), part)
     covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
     cells = with_ambient(read.adata, cells_of(adata, grouping, part, **how), ambient, statistic)
@@ -257,21 +256,20 @@ def de(  # noqa: PLR0913
     warn_of_limits(grouping, sample_key)
     bar = tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1)
     tables, permuted = _compared(read.counts, read.joined(cells, pairs), bar, question, n_permutations, rng)
-    facts = _facts(given, question, tables) | read.facts
-    facts |= {"double_use": grouping.double_use, "covariates": list(covariates), "skipped": skipped}
-    facts |= {"reference": str(reference), "all_others": pairs[0].all_others, "permuted": permuted}
+    facts = _facts(given, question, tables, grouping) | read.facts | {"reference": str(reference), "skipped": skipped}
+    facts |= {"covariates": list(covariates), "all_others": pairs[0].all_others, "permuted": permuted}
     values = as_rank_genes_groups(tables, np.asarray(read.adata.var_names), facts) | as_sets(tables, sets)
     return store(adata, "de", key_added, values, fit=read.fit, facts=facts, clock=clock, copy=copy, entry=key_added)
 
 
-def _facts(given: dict, question: Question, tables: dict[str, Table]) -> dict:
+def _facts(given: dict, question: Question, tables: dict[str, Table], grouping: Grouping) -> dict:
     """What is kept of arguments, and what was learned."""
     facts = {name: given[name] for name in KEPT} | {name: getattr(question, name) for name in ASKED}
     facts |= {"level": list(question.levels), "min_cells": int(given["min_cells"])}
     relative_to = given["relative_to"]
     facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes"}
     facts |= {"groups": list(tables), "learned": {name: table.learned for name, table in tables.items()}}
-    return facts | {"descriptive": given["sample_key"] is None}
+    return facts | {"double_use": grouping.double_use, "descriptive": given["sample_key"] is None}
 
 
 def _compared(
