@@ -51,6 +51,12 @@ def de(adata: "AnnData", group: str | None = None, key: str = "sb_de") -> "pd.Da
         that of observed counts.
     ambient_1, ambient_2 : float
         With `ambient`: share of the gene's counts that is expected to be ambient, in the group and in the reference.
+    decoded_1, decoded_2 : float
+        With a fit with a latent space: what its decoder says of the mean composition, per 10,000, in the group and in
+        the reference, under the batches that were asked for. Effects do not rest on it.
+    p_cell_up, log_odds_cell_up : float
+        With that and ``mode="vanilla"``: P(decoded expression of a random cell of the group > that of a random cell of
+        the reference), and its log odds.
     donor_sd : float
         Posterior mean of the spread of donors, log2; without donors next to zero.
     p_sign_new_donor : float

@@ -151,7 +151,11 @@ def _of_means(arms: Arms, units: Units) -> Asked:
     if not seen.any():
         return Asked(None, seen, scale)
     inverse_size = inverse_sizes(units, arms.arm)[arms.arm].T * (units.exposure2 / units.exposure**2)
-    parts = units.total.T[seen], units.exposure, inverse_size[seen], arms.design, arms.people, arms.replicated
+    exposure = units.exposure
+    if units.decoded is not None:
+        exposure = np.maximum(units.gene_exposure, TINY).T[seen]
+        inverse_size += units.decoded.variance().T  # an error of log E acts as the overdispersion of the sum does
+    parts = units.total.T[seen], exposure, inverse_size[seen], arms.design, arms.people, arms.replicated
     contrast = Contrast(*parts)
     if units.ambient is not None:
         contrast = contrast._replace(kind="contaminated", ambient=units.ambient.of_genes(seen))
@@ -186,6 +190,8 @@ def _counted(arms: Arms) -> dict[str, np.ndarray]:
             total = np.maximum(total - ambient, 0)
         columns[f"mean_{name}"] = total / max(total.sum(), TINY) * PER_CELL
         columns[f"pct_{name}"] = own.detected.sum(0) / max(own.cells.sum(), TINY)
+        if own.decoded is not None:
+            columns[f"decoded_{name}"] = own.decoded.share() * PER_CELL
     return columns
 
 

@@ -41,7 +41,7 @@ class Contrast(NamedTuple):
     y
         Counts, or values with errors: ``(n_genes, n_units)``.
     exposure
-        Of counts, ``(n_units,)``.
+        Of counts, ``(n_units,)``; ``(n_genes, n_units)`` where each gene has its own.
     noise
         Inverse sizes of counts, variances of values: ``(n_genes, n_units)``.
     design
@@ -68,7 +68,8 @@ class Contrast(NamedTuple):
     def take(self, genes: np.ndarray) -> "Contrast":
         """Some of the genes."""
         ambient = None if self.ambient is None else self.ambient.of_genes(genes)
-        return self._replace(y=self.y[genes], noise=self.noise[genes], ambient=ambient)
+        exposure = np.broadcast_to(self.exposure, self.y.shape)[genes]
+        return self._replace(y=self.y[genes], exposure=exposure, noise=self.noise[genes], ambient=ambient)
 
     @property
     def told(self) -> bool:
@@ -81,7 +82,7 @@ class Contrast(NamedTuple):
         if self.kind == "values":
             return np.average(self.y, 1, 1 / self.noise)
         foreign = 0 if self.ambient is None else self.ambient.mean().sum(0)
-        return np.log((np.maximum(self.y.sum(1) - foreign, 0) + 0.5) / self.exposure.sum())
+        return np.log((np.maximum(self.y.sum(1) - foreign, 0) + 0.5) / self.exposure.sum(-1))
 
 
 class OnGrid(NamedTuple):
@@ -190,7 +191,7 @@ def _block(contrast: Contrast, rows: slice, size: int) -> Problem:
     prior_mean[:, 0] = part.rough()
     return Problem(
         np.pad(part.y, ((0, 0), (0, units))),
-        np.pad(contrast.exposure, (0, units), constant_values=NOTHING),
+        np.pad(part.exposure, ((0, 0), (0, units)), constant_values=NOTHING),
         np.pad(part.noise, ((0, 0), (0, units)), constant_values=noise),
         np.pad(contrast.design, ((0, units), (0, 0))),
         prior_mean,

@@ -55,7 +55,8 @@ def set_effects(contrast: Contrast, spread: np.ndarray, weight: sparse.csr_matri
         for error in own.ambient.errors(levels_only=True):
             relative = error.T / mean
             noise += (weight @ relative) ** 2 - weight.power(2) @ relative**2
-    given = contrast._replace(y=of_sets, noise=noise, kind="values", ambient=None)
+    nowhere = np.ones(len(contrast.design))  # values have no exposure
+    given = contrast._replace(y=of_sets, exposure=nowhere, noise=noise, kind="values", ambient=None)
     grid = on_grid(given)
     if contrast.replicated:
         apart, together = np.sqrt(weight.power(2) @ spread**2), abs(weight) @ spread

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scbayes.models._ambient_counts import AmbientCounts
+from scbayes.models._decoded_units import DecodedUnits
 
 #: Genes that are expected to have so many counts in a unit tell its size factor, if there are enough of them.
 TELLS, ENOUGH = 10.0, 20
@@ -49,6 +50,8 @@ class Units(NamedTuple):
         Where it is asked for.
     ambient
         Ambient counts that are expected among those of `total`, where they are known.
+    decoded
+        What a decoder says of the cells, where there is one.
     """
 
     total: np.ndarray
@@ -59,6 +62,12 @@ class Units(NamedTuple):
     exposure2: np.ndarray
     overdispersion: Overdispersion | None = None
     ambient: AmbientCounts | None = None
+    decoded: DecodedUnits | None = None
+
+    @property
+    def gene_exposure(self) -> np.ndarray:
+        """Exposure of each gene, ``(n_units, n_genes)``; where all have the same, ``(n_units, 1)``."""
+        return self.exposure[:, None] if self.decoded is None else self.decoded.exposure.mean(1, dtype=float)
 
     @property
     def native(self) -> np.ndarray:
@@ -83,12 +92,15 @@ class Units(NamedTuple):
     def scaled(self, factor: np.ndarray) -> "Units":
         """With exposures times ``factor``."""
         ambient = None if self.ambient is None else self.ambient.scaled(factor)
-        return self._replace(exposure=self.exposure * factor, exposure2=self.exposure2 * factor**2, ambient=ambient)
+        decoded = None if self.decoded is None else self.decoded.scaled(factor)
+        sums = {"exposure": self.exposure * factor, "exposure2": self.exposure2 * factor**2}
+        return self._replace(**sums, ambient=ambient, decoded=decoded)
 
     def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> "Units":
-        *sums, extra, ambient = self
+        *sums, extra, ambient, decoded = self
         extra = None if extra is None else Overdispersion(*map(function, extra))
-        return Units(*map(function, sums), extra, None if ambient is None else ambient.each(function))
+        known = (None if part is None else part.each(function) for part in (ambient, decoded))
+        return Units(*map(function, sums), extra, *known)
 
 
 def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np.ndarray:
@@ -104,9 +116,9 @@ def size_factors(units: Units, relative_to: "str | np.ndarray" = "median") -> np
     factor = np.ones(len(units.exposure))
     if not len(factor):
         return factor
-    native = units.native
-    profile = native.sum(0) / units.exposure.sum()
-    for i, exposure in enumerate(units.exposure):
+    native, of_genes = units.native, units.gene_exposure
+    profile = native.sum(0) / np.maximum(of_genes.sum(0), TINY)
+    for i, exposure in enumerate(of_genes):
         expected, total = profile * exposure, native[i]
         tells = expected >= TELLS
         if isinstance(relative_to, np.ndarray):
@@ -129,13 +141,13 @@ def inverse_sizes(units: Units, arm: np.ndarray) -> np.ndarray:
     found = []
     for k in range(arm.max() + 1):
         own = units.take(arm == k)
-        exposure = np.maximum(own.exposure, TINY)[:, None]
-        mean = own.native / exposure
+        exposure = np.maximum(own.gene_exposure, TINY)
+        mean, ratio = own.native / exposure, exposure / np.maximum(own.exposure, TINY)[:, None]
         # the mean's own error makes its square too large
         mean2 = np.maximum(mean**2 - own.total / exposure**2, 0)
-        chance = np.sum(own.exposure2[:, None] * mean2, 0)
+        chance = np.sum(own.exposure2[:, None] * ratio**2 * mean2, 0)
         pairs = np.sum(own.squares - own.total, 0)
-        foreign = 0.0 if own.ambient is None else own.ambient.pairs(mean).sum(0)
+        foreign = 0.0 if own.ambient is None else own.ambient.pairs(ratio * mean).sum(0)
         estimate = (pairs - foreign) / np.maximum(chance, 1e-12) - 1
         error = np.sqrt(2 * np.maximum(pairs, 1.0)) / np.maximum(chance, 1e-12)
         tells = (chance > 20) & (estimate > 0)

@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     y
         Counts or values, ``(n_rows, n_units)``.
     exposure
-        Mean of the counts at a log mean of zero, ``(n_units,)``; without meaning for values.
+        Mean of the counts at a log mean of zero, ``(n_units,)`` or ``(n_rows, n_units)``; without meaning for values.
     noise
         ``1 / k`` of counts, the variance of values: ``(n_rows, n_units)``, positive.
     design

@@ -7,11 +7,11 @@ import numpy as np
 from scbayes.counts import Counts
 from scbayes.models._contrast import Table, compare_arms
 from scbayes.models._question import Question
-from scbayes.state import find_counts, read_fit
 from scbayes.tl._de_ambient import with_ambient
 from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
-from scbayes.tl._de_groups import warn_of_limits, which_cells
+from scbayes.tl._de_groups import Grouping, warn_of_limits, which_cells
+from scbayes.tl._de_latent import cell_columns, read_cells
 from scbayes.tl._de_layout import as_rank_genes_groups, as_sets
 from scbayes.tl._de_null import shuffled_tables, summary_of
 from scbayes.tl._de_sets import with_sets
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+#: What is kept as it was given, and as it was understood.
+KEPT = ("groupby", "key", "ambient", "within", "sample_key", "batch_key")
+ASKED = ("statistic", "mode", "delta", "fdr", "seed")
 
 
 def de(  # noqa: PLR0913
@@ -42,6 +46,12 @@ def de(  # noqa: PLR0913
     batch_key: str | None = None,
     batch1: "str | Iterable[str] | None" = None,
     batch2: "str | Iterable[str] | None" = None,
+    transform_batch: "str | Iterable[str] | None" = None,
+    batch_correction: bool = True,
+    use_observed_batches: bool = False,
+    weights: "str | np.ndarray" = "uniform",
+    filter_outlier_cells: bool = False,
+    fitted: "AnnData | None" = None,
     ambient: str | None = None,
     statistic: str = "mean",
     mode: str = "change",
@@ -82,6 +92,14 @@ def de(  # noqa: PLR0913
     What is compared is said in one of three ways: by `groupby`; by `idx1` and `idx2`; or by `key`, the components of a
     mixture, where cells count as much as they belong to each.
 
+    With `groupby` or `idx1`, and the `key` of a fit with a latent space, cells are compared as if they were of the same
+    batches, which the decoder tells: the effect is that of the groups' mean compositions under these,
+    :math:`\beta_g = \log_2 \bar\rho_{Ag} - \log_2 \bar\rho_{Bg}` (relative to what `relative_to` says), and counts of a
+    unit have the mean :math:`E_{gd} e^{\eta_{gd}}` with an exposure of each gene,
+    :math:`E_{gd} = \sum_{c \in d} l_c\,\rho_{cg}(z_c, b_c) / \bar\rho_{gd}`. The decoder only translates between
+    batches; size and certainty of effects come from counts. Where groups are of different batches, how far
+    translations can be trusted is told by groups with cells in several.
+
     Parameters
     ----------
     adata
@@ -101,7 +119,7 @@ def de(  # noqa: PLR0913
         ``"category: group"``.
     key
         A fitted mixture whose components are compared, with the probabilities that :func:`scbayes.tl.assign` left, or
-        else those of the centre of the posterior.
+        else those of the centre of the posterior. Or a fit with a latent space, whose decoder is read.
     idx1, idx2
         Two sets of cells: masks, positions, names, or queries such as ``"condition == 'stim'"``. Without `idx2` the
         second is all others. The result is named ``"idx1"``.
@@ -112,6 +130,21 @@ def de(  # noqa: PLR0913
     batch1, batch2
         Batches that cells of the group, and of the reference, are taken from. Default: all. Batches are a covariate as
         long as the two share any.
+    transform_batch
+        Of a fit with a latent space: batches that all cells are compared under, one or several. Default: all.
+    batch_correction, use_observed_batches
+        Of a fit with a latent space: ``batch_correction=False``, or ``use_observed_batches=True``, leaves each cell in
+        its own batch. Both are the same.
+    weights
+        Of a fit with a latent space. ``"uniform"``: latent numbers are drawn from the encoder's normal.
+        ``"importance"``: from the posterior, by importance resampling. Or numbers from 0 to 1: how much each cell
+        counts, ``(n_cells,)``.
+    filter_outlier_cells
+        Of a fit with a latent space: leave out the tenth of each group that lies farthest out there (in groups of five
+        cells or more for each coordinate).
+    fitted
+        Where the fit with a latent space is, if `adata` has other cells: these are encoded, genes are found by name.
+        May be a fit without cells, ``sb.get.fit(adata).to_anndata()``.
     ambient
         Prefix of a result of :func:`scbayes.tl.denoise`, such as ``"sb"``: ambient counts are then part of the mean,
 
@@ -128,7 +161,9 @@ def de(  # noqa: PLR0913
     mode
         ``"change"``: is there an effect. ``"vanilla"``: in which direction is it, if there were no effect of exactly
         zero: P(mean in group > mean in reference) under the wide prior, its log odds as `log_bayes_factor`, and `lfsr`
-        the smaller of the two probabilities.
+        the smaller of the two probabilities. With a fit with a latent space also `p_cell_up`, the probability that the
+        decoder's composition of a random cell of the group is above that of a random cell of the reference, from
+        `n_samples` pairs, and `log_odds_cell_up`. These two do not become surer with more cells.
     delta
         Genes count as changed if the log2 fold change is beyond this, in one direction. ``"auto"``: 0.6 times the mean
         size of effects under the learned prior, at least 0.1.
@@ -148,7 +183,7 @@ def de(  # noqa: PLR0913
     in_region_fn
         Which effects count as a change, as booleans. Default: those beyond `delta`.
     n_samples
-        Draws for these two functions.
+        Draws for these two functions, and pairs of cells in vanilla mode through a decoder.
     n_pairs
         Draws of the group and of the reference are paired anew at random, so many times, for the `effect_` columns;
         None: as drawn together. Probabilities come from draws as they are: pairs made anew always differ.
@@ -185,7 +220,7 @@ def de(  # noqa: PLR0913
     Raises
     ------
     TypeError
-        If `adata` is no AnnData, or the counts are no matrix of numbers.
+        If `adata` or `fitted` is no AnnData, or the counts are no matrix of numbers.
     KeyError
         If a column of `obs`, the layer, a group, the reference, a batch, a gene or the fit do not exist.
     ValueError
@@ -197,40 +232,44 @@ def de(  # noqa: PLR0913
     discoveries in single-cell differential expression. Nat Commun. Boyeau et al. (2019), Deep generative models for
     detecting differential expression in single cells. MLCB (`mode`, `delta`).
     """
+    given = dict(locals())
     from scanpy import logging as logg
     from tqdm.auto import tqdm
 
     clock = logg.info("comparing groups of cells")
     check_backed(adata, copy=copy)
-    covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     check_numbers(n_permutations=(n_permutations, 0), min_cells=(min_cells, 1))
-    source = find_counts(adata, layer, None, None)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
     asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, "seed": int(rng.integers(2**31))}
-    question, sets = with_sets(adata, gene_sets, as_question(adata, relative_to, level, **asked, **drawn))
-    grouping = grouping_of(adata, groupby, key, idx1, idx2, layer=source.layer)
+    read = read_cells(adata, given, asked["seed"])
+    question, sets = with_sets(read.adata, gene_sets, as_question(read.adata, relative_to, level, **asked, **drawn))
     part = None if subset is None else which_cells(adata, subset, "subset")
+    grouping = read.grouping(grouping_of(adata, groupby, read.mixture, idx1, idx2, layer=read.layer), part)
+    covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     how = {"within": within, "sample_key": sample_key, "covariates": covariates, "batch_key": batch_key}
-    cells = with_ambient(adata, cells_of(adata, grouping, part, **how), ambient, statistic)
+    cells = with_ambient(read.adata, cells_of(adata, grouping, part, **how), ambient, statistic)
     if idx1 is not None:
         groups, reference = grouping.names
     limits = {"min_cells": min_cells, "batch1": batch1, "batch2": batch2}
     pairs, skipped = comparisons(cells, groups, reference, grouping.what, **limits)
-    counts = Counts(source.x, where=source.where)
     warn_of_limits(grouping, sample_key)
     bar = tqdm(pairs, desc="comparisons", disable=not progress or len(pairs) * (n_permutations + 1) == 1)
-    tables, permuted = _compared(counts, cells, bar, question, n_permutations, rng)
-    facts = {"groupby": groupby, "reference": str(reference), "key": key, "all_others": pairs[0].all_others}
-    facts |= {name: getattr(question, name) for name in asked} | {"level": list(question.levels)}
-    facts |= how | {"covariates": list(covariates), "min_cells": int(min_cells), "ambient": ambient}
-    facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes", "layer": source.layer}
-    facts |= {"groups": list(tables), "skipped": skipped, "descriptive": sample_key is None}
-    learned = {name: table.learned for name, table in tables.items()}
-    facts |= {"double_use": grouping.double_use, "permuted": permuted, "learned": learned}
-    values = as_rank_genes_groups(tables, np.asarray(adata.var_names), facts) | as_sets(tables, sets)
-    fit = None if key is None else read_fit(adata, key)
-    return store(adata, "de", key_added, values, fit=fit, facts=facts, clock=clock, copy=copy, entry=key_added)
+    tables, permuted = _compared(read.counts, read.joined(cells, pairs), bar, question, n_permutations, rng)
+    facts = _facts(given, question, tables, grouping) | read.facts | {"reference": str(reference), "skipped": skipped}
+    facts |= {"covariates": list(covariates), "all_others": pairs[0].all_others, "permuted": permuted}
+    values = as_rank_genes_groups(tables, np.asarray(read.adata.var_names), facts) | as_sets(tables, sets)
+    return store(adata, "de", key_added, values, fit=read.fit, facts=facts, clock=clock, copy=copy, entry=key_added)
+
+
+def _facts(given: dict, question: Question, tables: dict[str, Table], grouping: Grouping) -> dict:
+    """What is kept of arguments, and what was learned."""
+    facts = {name: given[name] for name in KEPT} | {name: getattr(question, name) for name in ASKED}
+    facts |= {"level": list(question.levels), "min_cells": int(given["min_cells"])}
+    relative_to = given["relative_to"]
+    facts |= {"relative_to": relative_to if isinstance(relative_to, str) else "genes"}
+    facts |= {"groups": list(tables), "learned": {name: table.learned for name, table in tables.items()}}
+    return facts | {"double_use": grouping.double_use, "descriptive": given["sample_key"] is None}
 
 
 def _compared(
@@ -240,10 +279,16 @@ def _compared(
     from scanpy import logging as logg
 
     units = unit_sums(counts, cells, question.statistic)
+    if units.decoded is not None and not units.decoded.told:
+        logg.warning("no group has cells enough in two batches: how well the decoder translates is not told")
     tables, permuted, confounded = {}, {}, []
     for pair in pairs:
         arms = arms_of(cells, units, pair)
         table = compare_arms(arms, question)
+        if units.decoded is not None:
+            table.learned["translation_spread"] = float(units.decoded.spread)
+        if cells.decoder is not None and question.mode == "vanilla":
+            table.columns.update(cell_columns(cells, pair, question.n_samples))
         if n_permutations:
             null = list(shuffled_tables(counts, cells, pair, arms, question, n_permutations, rng))
             permuted[pair.name], table.columns["p_permuted"] = summary_of(null, table)

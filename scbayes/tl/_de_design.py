@@ -8,6 +8,7 @@ import pandas as pd
 from scbayes.counts._by_unit import Members
 from scbayes.models._ambient_counts import AmbientCells
 from scbayes.models._contrast import Arms
+from scbayes.models._decoded_units import Decoder
 from scbayes.models._units import Units
 from scbayes.tl._de_groups import REST, SETS_GIVEN, Grouping, categories_of, names_of
 
@@ -22,7 +23,7 @@ class Cells(NamedTuple):
 
     ``table`` has a row per unit with its ``group`` (position in ``groups``), ``within`` (position in ``levels``),
     ``sample`` and ``covariates``; ``batch`` are names, one a unit, None without batches. ``ambient``: contamination of
-    all cells, where it is known.
+    all cells, where it is known. ``decoder``: what says how expression differs between batches, where there is one.
     """
 
     members: Members
@@ -33,6 +34,7 @@ class Cells(NamedTuple):
     batch: np.ndarray | None
     replicated: bool
     ambient: AmbientCells | None = None
+    decoder: Decoder | None = None
 
 
 class Comparison(NamedTuple):
