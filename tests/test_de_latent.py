@@ -13,7 +13,6 @@ from scbayes.counts._by_unit import Members
 from scbayes.models import _decoded_units
 from scbayes.models._decoded_units import DecodedUnits
 from scbayes.models._effect_grid import Contrast, on_grid
-from scbayes.models._outliers import far_cells
 from scbayes.models._translation import UNTOLD, translation_spread
 from scbayes.models._units import Units, inverse_sizes, size_factors
 from scbayes.tl._de_latent import read_cells
@@ -246,15 +245,6 @@ def test_exposures_of_genes_go_into_size_factors_and_moments():
     np.testing.assert_allclose(size_factors(moved), size_factors(units), rtol=0.02)
     arm = np.zeros(6, int)
     np.testing.assert_allclose(inverse_sizes(moved, arm), inverse_sizes(units, arm), atol=5e-3)
-
-
-def test_far_cells_are_those_far_out():
-    rng = np.random.default_rng(0)
-    z = np.vstack([rng.normal(size=(95, 3)), rng.normal(20, 1, (5, 3))])
-    far = far_cells(z, 0)
-    assert far[95:].all()
-    assert far.sum() == 10
-    assert not far_cells(z[-10:], 0).any()
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------

@@ -168,6 +168,31 @@ def test_draws_from_a_population(fitted):
     assert np.abs(sb.get.expression(again, what="population") - draws).to_numpy().max() > 1e-4
 
 
+def test_importance_weights_of_a_population(fitted):
+    """Weighted draws have the mean of draws from each cell's true posterior, found on a grid of many draws from q."""
+    adata = fitted()[:60].copy()
+    settings = {"expression": GENES, "n_samples_overall": 4000, "scale": 1}
+    sb.tl.normalize_counts(adata, weights="importance", **settings)
+    draws = sb.get.expression(adata, what="population")
+    facts = json.loads(adata.uns["sb_normalize_counts"]["result"])["facts"]
+    assert 1 < facts["ess"] <= 4000
+    reading = read_latent_with_counts(adata, "sb")
+    inputs, fit = reading.at(np.arange(60)), reading.fit
+    rng, log_weight, share = np.random.default_rng(0), [], []
+    for _ in range(1500):
+        z = fit.loc + 1.5 * fit.scale * rng.standard_normal(fit.loc.shape)
+        log_q = stats.norm.logpdf(z, fit.loc, 1.5 * fit.scale).sum(1)
+        log_joint = np.asarray(reading.model.counts(inputs, z.astype(np.float32)).log_prob(inputs.cells.counts))
+        log_weight.append(log_joint + stats.norm.logpdf(z).sum(1) - log_q)
+        share.append(np.exp(np.asarray(reading.model.decode(inputs, z.astype(np.float32)).log_share))[:, AT])
+    weight = np.exp(np.array(log_weight) - np.max(log_weight, 0))
+    expected = ((weight / weight.sum(0))[..., None] * np.array(share)).sum(0).mean(0)
+    error = draws.std().to_numpy() / np.sqrt(facts["ess"])
+    assert (np.abs(draws.mean().to_numpy() - expected) < 4 * error + 0.01 * expected).all()
+    with pytest.raises(ValueError, match="'uniform', 'importance'"):
+        sb.tl.normalize_counts(adata, weights="other", **settings)
+
+
 # --- parameters, library sizes ----------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,8 @@ from scipy.special import expit
 from scbayes.counts import Counts
 from scbayes.models._ambient_counts import AmbientCells, Strata
 from scbayes.models._decoded_units import Decoder
-from scbayes.models._outliers import far_cells
 from scbayes.state import Fit, LatentFit, check_anndata, find_counts, is_latent, read_fit
+from scbayes.stats._outliers import outliers
 from scbayes.tl._de_design import Cells, Comparison
 from scbayes.tl._de_groups import Grouping
 from scbayes.tl._latent_reading import LatentReading, read_latent_with_counts
@@ -126,9 +126,7 @@ class DecodedCells(CellsAndGenes):
         if self.given.filter_outlier_cells:
             fit = self.reading.fit
             z = np.asarray(fit.model.space(fit.loc[:, : fit.config.n_latent]), float)
-            for group in range(len(grouping.names)):
-                own = np.flatnonzero(keep & (grouping.group == group))
-                keep[own[far_cells(z[grouping.cell[own]], self.decoder.seed)]] = False
+            keep &= ~outliers(z[grouping.cell], np.where(keep, grouping.group, -1), seed=self.decoder.seed)
         return grouping._replace(cell=grouping.cell[keep], group=grouping.group[keep], weight=grouping.weight[keep])
 
     def joined(self, cells: Cells, pairs: list[Comparison]) -> Cells:

@@ -40,7 +40,7 @@ def normalize_counts(  # noqa: PLR0913
     scale: float | str = 1e4,
     transform_batch: "str | Iterable[str] | None" = None,
     n_samples_overall: int | None = None,
-    weights: np.ndarray | None = None,
+    weights: np.ndarray | str | None = None,
     reference: "AnnData | None" = None,
     layer: str | None = None,
     rng: int | np.random.Generator = 0,
@@ -114,8 +114,9 @@ def normalize_counts(  # noqa: PLR0913
         Latent space: instead of the expression of each cell, that of so many cells drawn at random with replacement,
         with one draw of z each: draws from the population of cells.
     weights
-        Weights of the cells in `n_samples_overall`, `(n_cells,)`, 0 or more, or a mask of the cells to draw from.
-        Default: all alike.
+        Weights of the cells in `n_samples_overall`, `(n_cells,)`, 0 or more, or a mask of the cells to draw from; or
+        ``"importance"``: draws of z are weighted to be draws from the posterior of the cells of `adata` together,
+        instead of the encoder's approximation of it; 1,024 random cells stand for all. Default: all alike.
     reference
         Where the fit is, if `adata` has other cells; genes are matched by name, capture probabilities are inferred.
     layer

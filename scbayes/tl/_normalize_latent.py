@@ -1,5 +1,6 @@
 """Expression of cells from a latent space: what ``tl.normalize_counts`` does for ``vae`` and ``factors``."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,13 @@ from scbayes.tl._latent_numbers import check_size, numbers_by_block, positions_o
 from scbayes.tl._latent_reading import LatentReading, read_latent_with_counts
 from scbayes.tl._predicted_tables import MOST
 from scbayes.tl._storing import store
+from scbayes.tl._weighted_draws import weighted_draws
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: Weights of cells that have a name.
+WEIGHTS = ("uniform", "importance")
 
 
 def normalize_latent(adata: "AnnData", given: dict, chosen: "bool | list[str] | None", clock) -> "AnnData | None":
@@ -30,11 +35,13 @@ def normalize_latent(adata: "AnnData", given: dict, chosen: "bool | list[str] | 
     batches = reading.batch_codes(given["transform_batch"])
     rng = np.random.default_rng(as_seed(given["rng"]))
     how = {"batches": batches, "rng": rng}
+    weighting = {}
     if n_overall is not None:
-        values = {("uns", "population"): _population(reading, genes, given, how)}
+        drawn, weighting = _drawn(reading, n_overall, len(genes), weights, rng)
+        values = {("uns", "population"): _population(drawn, genes, given["scale"], how)}
     else:
         values = _of_cells(adata, reading, genes, given, how)
-    facts = {
+    facts = weighting | {
         "genes": names,
         "scale": given["scale"] if isinstance(given["scale"], str) else float(given["scale"]),
         "interval": float(given["interval"]),
@@ -65,18 +72,32 @@ def _of_cells(adata: "AnnData", reading: LatentReading, genes: np.ndarray, given
     return values | {("layers", what): as_columns(value, columns, adata.n_vars) for what, value in found.items()}
 
 
-def _population(reading: LatentReading, genes: np.ndarray, given: dict, how: dict) -> np.ndarray:
-    """Expression of random cells, one draw of each: float32 ``(n_samples_overall, n_genes)``."""
-    n = given["n_samples_overall"]
+def _drawn(reading: LatentReading, n: int, n_genes: int, weights, rng) -> tuple[LatentReading, dict]:
+    """Random cells as ``weights`` say, and how good the weights are where they are those of importance sampling."""
     if not isinstance(n, int | np.integer) or n < 1:
         msg = f"n_samples_overall={n!r}: give a whole number of at least 1, or None"
         raise ValueError(msg)
-    if 4 * n * len(genes) > MOST:
-        msg = f"n_samples_overall={n} draws of {len(genes)} genes take more than {MOST / 1e9:g} GB: name fewer genes"
+    if 4 * n * n_genes > MOST:
+        msg = f"n_samples_overall={n} draws of {n_genes} genes take more than {MOST / 1e9:g} GB: name fewer genes"
         raise ValueError(msg)
-    probability = _probability(given["weights"], reading)
-    drawn = reading.select(how["rng"].choice(reading.n_cells, n, p=probability))
-    name, factor = _unit(given["scale"])
+    if not isinstance(weights, str):
+        return reading.select(rng.choice(reading.n_cells, n, p=_probability(weights, reading))), {}
+    if weights not in WEIGHTS:
+        msg = f"weights={weights!r}: choose one of {', '.join(map(repr, WEIGHTS))}, or give a number for each cell"
+        raise ValueError(msg)
+    if weights == "uniform":
+        return reading.select(rng.choice(reading.n_cells, n)), {}
+    found = weighted_draws(reading, np.arange(reading.n_cells), n, rng=rng)
+    log_weight, ess, k_hat = found.weights
+    chosen = rng.choice(n, n, p=np.exp(log_weight))
+    drawn, v = reading.select(found.cells[chosen]), found.v[chosen]
+    drawn = drawn._replace(fit=replace(drawn.fit, loc=v, scale=np.zeros_like(v)))  # decoded where they are
+    return drawn, {"ess": ess, "k_hat": k_hat if np.isfinite(k_hat) else None}
+
+
+def _population(drawn: LatentReading, genes: np.ndarray, scale: float | str, how: dict) -> np.ndarray:
+    """Expression of random cells, one draw of each: float32 ``(n_samples_overall, n_genes)``."""
+    name, factor = _unit(scale)
     blocks = numbers_by_block(drawn, (name,), genes, n_samples=1, each=False, **how)
     return np.concatenate([found[name][0] * factor for _, found in blocks]).astype(np.float32)
 
