@@ -29,12 +29,15 @@ KINDS = {
     "zinb": {"scale_activation": "softplus"},
     "poisson": {"scale_activation": "softmax", "library": "encoded"},
 }
-SMALL = {"max_epochs": 12, "n_hidden": 16, "n_latent": 4}
+SMALL = {"max_epochs": 40, "batch_size": 32, "n_hidden": 32, "n_latent": 4}
 
 
 def fit(adata, likelihood="nb", **more):
     settings = {"ambient": "soup", "batch_key": "batch", "progress": False} | more
-    sb.tl.fit(adata, model="vae", config=SMALL | {"likelihood": likelihood} | KINDS[likelihood], **settings)
+    config = SMALL | {"likelihood": likelihood} | KINDS[likelihood]
+    if adata.n_obs < 100:
+        config["max_epochs"] = 2  # of what does not depend on how good it is
+    sb.tl.fit(adata, model="vae", config=config, **settings)
     return adata
 
 
@@ -259,19 +262,36 @@ def test_pictures_read_it(fitted):
     plt.close("all")
 
 
-def test_same_seed_same_result_and_resumed_is_uncut(soupy):
-    whole, cut = (soupy(n_cells=120) for _ in range(2))
-    for adata in (whole, cut):
-        fit(adata)
-    np.testing.assert_array_equal(whole.obsm["sb_latent"], cut.obsm["sb_latent"])
-    assert set(read_latent_fit(cut).fixed) == {"log_ambient", "contamination", "library", "hidden"}
+def test_a_resumed_fit_is_the_uncut_one(fitted, soupy, monkeypatch):
+    from scbayes.inference import _epochs
+
+    class Interrupting(_epochs.tqdm):
+        done = 0
+
+        def update(self, n: int = 1) -> None:
+            self.done += n
+            if self.done == 3:
+                raise KeyboardInterrupt
+
+    whole, part = fitted(), soupy(n_cells=300)
+    with monkeypatch.context() as patch:
+        patch.setattr(_epochs, "tqdm", Interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            fit(part)
+    assert "hidden" in read_latent_fit(part).fixed
+    sb.tl.fit(part, resume=True, progress=False)
+    np.testing.assert_array_equal(part.obsm["sb_latent"], whole.obsm["sb_latent"])
+    ours, theirs = read_latent_fit(part).fixed, read_latent_fit(whole).fixed
+    assert set(ours) == {"log_ambient", "contamination", "library", "hidden"}
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value)
 
 
 # --- profiles ---------------------------------------------------------------------------------------------------------
 
 
 def test_profile_is_that_of_the_genes_and_the_batch(soupy):
-    adata = soupy(n_cells=120)
+    adata = soupy(n_cells=60)
     adata.var["used"] = np.arange(adata.n_vars) % 3 > 0
     adata.varm["soup"][1] = 0
     fit(adata, mask_var="used")
@@ -287,11 +307,12 @@ def test_profile_is_that_of_the_genes_and_the_batch(soupy):
     left_out = result[:, ~adata.var["used"].to_numpy()]
     np.testing.assert_array_equal(left_out.layers["sb_denoised"].toarray(), left_out.X.toarray())
     assert left_out.var["sb_removed"].isna().all()
-    assert result.var["sb_removed"][adata.var["used"]].notna().all()
+    seen = np.asarray(adata.X.sum(0)).ravel() > 0
+    np.testing.assert_array_equal(result.var["sb_removed"].notna(), adata.var["used"] & seen)
 
 
 def test_one_profile_for_all_batches(soupy):
-    adata = soupy(n_cells=120)
+    adata = soupy(n_cells=60)
     adata.varm["one"] = adata.varm["soup"][:, :1]
     fit(adata, ambient="one")
     assert read_latent_fit(adata).fixed["log_ambient"].shape == (1, 300)
@@ -317,7 +338,7 @@ def test_new_cells_find_their_profile(fitted):
     ],
 )
 def test_new_cells_of_unknown_batches_are_refused(soupy, change, error, match):
-    adata = soupy(n_cells=120)
+    adata = soupy(n_cells=60)
     adata.obs["lane"] = adata.obs["batch"]
     profile = pd.DataFrame(adata.varm["soup"], adata.var_names, ["b0", "b1"])
     adata.varm["soup"] = profile.to_numpy()

@@ -158,7 +158,7 @@ class LatentModel:
         if log_theta is not None:  # the variance stays as it is
             log_theta = log_theta + 2 * jnp.log(native / own)
         return decoded._replace(
-            log_share=jnp.log(native / (1 - rho)),
+            log_share=jnp.log(native / native.sum(-1, keepdims=True)),
             log_theta=log_theta,
             contamination_logit=(jnp.log(rho) - jnp.log1p(-rho))[..., 0],
             log_ambient=log_ambient,

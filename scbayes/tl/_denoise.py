@@ -55,8 +55,8 @@ def denoise(  # noqa: PLR0913
     not identified, the log and the result say so, and intervals are wide.
 
     With `key` of a fit with a latent space z, whose native and ambient means :math:`m_{cg}` and :math:`\lambda_{cg}`
-    are decoded for each cell, each count is divided by its exact posterior given z: of a negative binomial and a Poisson
-    number (``"nb"``, ``"zinb"``), or :math:`\mathrm{Binomial}(x, m / (m + \lambda))` (``"poisson"``, ``"b"``). The
+    are decoded for each cell, each count is divided by its exact posterior given z: of a negative binomial and a
+    Poisson number (``"nb"``, ``"zinb"``), or :math:`\mathrm{Binomial}(x, m / (m + \lambda))` (``"poisson"``, ``"b"``). The
     fit has the profile and the level, so that `ambient`, `prior`, `sample_key` and `batch_key` are not for it;
     `groupby` are the kinds within which counts are made whole. Genes that the fit left out stay as they are, and
     `removed` is NaN.

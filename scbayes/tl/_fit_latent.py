@@ -176,7 +176,7 @@ def _as_fit(run: LatentRun, found: Found, key: str, adata: "AnnData") -> LatentF
 def _fingerprint(cells: LatentCells) -> str:
     """Hash of the counts and their order."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (cells.x.indptr, cells.x.indices, cells.x.data, cells.batch, cells.label):
+    for part in (cells.x.indptr, cells.x.indices, cells.x.data, cells.batch, cells.label, cells.soup):
         digest.update(np.ascontiguousarray(part, np.int64).tobytes())
     return digest.hexdigest()
 
@@ -190,7 +190,7 @@ def _report(logg, clock, fit: LatentFit, slots: list[str], *, goes_on: bool) -> 
         logg.warning(f"{how['n_rejected']} steps were not finite and were not taken")
     if fit.config.ambient and not fit.facts["ambient"]["identified"]:
         logg.warning(
-            "the level of contamination is not identified: cells are in order, but all shares may be too high or too low"
+            "the level of contamination is not identified: cells are in order, but all shares may be off together"
         )
     if fit.facts["active_units"] < min(2, fit.config.n_latent):
         logg.warning(f"{fit.facts['active_units']} of {fit.config.n_latent} latent dimensions are in use: collapsed")
