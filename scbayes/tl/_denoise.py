@@ -9,16 +9,13 @@ from tqdm.auto import tqdm
 from scbayes.models._contamination import N_ROUNDS, find_contamination
 from scbayes.models._native_counts import ROUNDINGS, divide_counts
 from scbayes.state import is_latent
-from scbayes.tl._denoise_arguments import codes_of, counts_in_memory, kinds_of, profiles_of, samples_of
-from scbayes.tl._denoise_latent import denoise_latent
+from scbayes.tl._denoise_arguments import PRIOR, codes_of, counts_in_memory, kinds_of, profiles_of, samples_of
+from scbayes.tl._denoise_latent import check_own, denoise_latent
 from scbayes.tl._denoise_slots import slots_of
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Median of the level of a sample, and standard deviation of its logarithm.
-PRIOR = (0.08, 1.0)
 
 
 def denoise(  # noqa: PLR0913
@@ -56,8 +53,8 @@ def denoise(  # noqa: PLR0913
 
     With `key` of a fit with a latent space z, whose native and ambient means :math:`m_{cg}` and :math:`\lambda_{cg}`
     are decoded for each cell, each count is divided by its exact posterior given z: of a negative binomial and a
-    Poisson number (``"nb"``, ``"zinb"``), or :math:`\mathrm{Binomial}(x, m / (m + \lambda))` (``"poisson"``, ``"b"``). The
-    fit has the profile and the level, so that `ambient`, `prior`, `sample_key` and `batch_key` are not for it;
+    Poisson number (``"nb"``, ``"zinb"``), or :math:`\mathrm{Binomial}(x, m / (m + \lambda))` (``"poisson"``, ``"b"``).
+    The fit has the profile and the level, so that `ambient`, `prior`, `sample_key` and `batch_key` are not for it;
     `groupby` are the kinds within which counts are made whole. Genes that the fit left out stay as they are, and
     `removed` is NaN.
 
@@ -131,12 +128,10 @@ def denoise(  # noqa: PLR0913
     from scanpy import logging as logg
 
     _check(prior, interval, rounding)
-    if key is not None and is_latent(adata if reference is None else reference, key):
+    where = adata if reference is None else reference
+    if key is not None and (key in where.uns or reference is not None) and is_latent(where, key):
         return denoise_latent(adata, given)
-    for name in ("reference", "n_samples"):
-        if given[name] is not None:
-            msg = f"{name} is for a fit with a latent space and an ambient part: name it, key=..., or leave {name} out"
-            raise ValueError(msg)
+    check_own(given)
     clock = logg.info("contamination with ambient RNA")
     profiles = profiles_of(adata, ambient, batch_key)
     batch = codes_of(adata, profiles.batch_key, profiles.batches)

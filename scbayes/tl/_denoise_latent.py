@@ -9,9 +9,9 @@ from tqdm.auto import tqdm
 
 from scbayes.counts import Counts
 from scbayes.models._latent_native import rates, rounded
-from scbayes.tl._denoise_arguments import kinds_of
+from scbayes.tl._denoise_arguments import PRIOR, kinds_of
 from scbayes.tl._denoise_slots import slots_of
-from scbayes.tl._latent_ambient import PRIOR, Shares, shares_of
+from scbayes.tl._latent_ambient import Shares, shares_of
 from scbayes.tl._latent_reading import LatentReading, latent_source, read_latent_with_counts
 from scbayes.tl._quick_groups import groups_apart
 from scbayes.tl._storing import store
@@ -65,6 +65,14 @@ def denoise_latent(adata: "AnnData", given: dict) -> "AnnData | None":
     said = f"{shares.mean.mean():.1%} of the counts of a cell are ambient"
     how = {"fit": fit, "facts": facts, "clock": clock, "copy": given["copy"], "said": said}
     return store(adata, "denoise", given["key_added"], values, **how)
+
+
+def check_own(given: dict) -> None:
+    """Refuse what is for a fit with a latent space only."""
+    for name in ("reference", "n_samples"):
+        if given[name] is not None:
+            msg = f"{name} is for a fit with a latent space and an ambient part: name it, key=..., or leave {name} out"
+            raise ValueError(msg)
 
 
 def _check(given: dict) -> None:

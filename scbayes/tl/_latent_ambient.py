@@ -10,15 +10,13 @@ from scbayes.models._contamination import find_contamination
 from scbayes.models._latent_model import FLOOR
 from scbayes.state import LatentFit
 from scbayes.state._read import batch_names
-from scbayes.tl._denoise_arguments import codes_of, profiles_of
+from scbayes.tl._denoise_arguments import PRIOR, codes_of, profiles_of
 from scbayes.tl._latent_cells import LatentCells
 from scbayes.tl._quick_groups import quick_groups
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Median of the share of ambient counts before any is seen, and standard deviation of its logarithm.
-PRIOR = (0.08, 1.0)
 #: Cells that the prior is found from, at most; the smallest standard deviation of the log odds that it may have.
 N_CELLS, NARROWEST = 10_000, 0.2
 #: Probability of the interval of one standard deviation on both sides.
