@@ -31,6 +31,8 @@ def decoded(*, ambient: bool = False, gate: bool = False, seed: int = 0) -> tupl
         f32(np.log(rho / (1 - rho))) if ambient else None,
         f32(np.log(soup)) if ambient else None,
     )
+    # a sum of negative binomial and Poisson counts, by one negative binomial of its variance
+    theta = theta * (mean / (size * (1 - rho))[:, None] / share) ** 2
     return value, {"mean": mean, "theta": theta, "gate": None if gate_logit is None else expit(gate_logit)}
 
 

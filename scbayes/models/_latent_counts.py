@@ -10,6 +10,8 @@ from numpyro.distributions import constraints
 
 #: Shares of the counts nearer to 1 than this are taken as this.
 MOST = 1 - 1e-6
+#: Log of a size above which counts are taken as Poisson.
+MOST_SIZE = 14.0
 
 
 class Decoded(NamedTuple):
@@ -34,8 +36,8 @@ class Decoded(NamedTuple):
     log_size: Array
     log_theta: Array | None
     gate_logit: Array | None
-    contamination_logit: Array | None
-    log_ambient: Array | None
+    contamination_logit: Array | None = None
+    log_ambient: Array | None = None
 
     @property
     def log_native(self) -> Array:
@@ -56,6 +58,18 @@ class Decoded(NamedTuple):
         if self.contamination_logit is None:
             return self.log_native
         return jnp.logaddexp(self.log_native, self.log_background)
+
+    @property
+    def log_theta_of_sum(self) -> Array:
+        r"""Log of the size of native and ambient counts together.
+
+        Native counts are negative binomial of size :math:`\theta`, ambient ones Poisson: the variance of their sum is
+        :math:`\mu + \mathrm{native}^2/\theta`, that of a negative binomial of size
+        :math:`\theta\,(\mu/\mathrm{native})^2`, which stands for the sum.
+        """
+        if self.contamination_logit is None:
+            return self.log_theta
+        return jnp.minimum(self.log_theta + 2 * (self.log_mean - self.log_native), MOST_SIZE)
 
 
 class LatentCounts(dist.Distribution):
@@ -87,6 +101,8 @@ class LatentCounts(dist.Distribution):
             return -same
         if self.likelihood == "b":
             return log_rising(value, self.total[..., None] - value + 1) - same
+        if self.decoded.contamination_logit is not None:  # the size of the sum depends on the means
+            return -same
         return log_rising(value, jnp.exp(self.decoded.log_theta)) - same
 
     def by_mean(self, value: Array) -> Array:
@@ -98,10 +114,13 @@ class LatentCounts(dist.Distribution):
             total = self.total[..., None]
             share = jnp.minimum(jnp.exp(log_mean) / total, MOST)
             return value * (log_mean - jnp.log(total)) + (total - value) * jnp.log1p(-share)
-        odds = log_mean - decoded.log_theta
+        log_theta = decoded.log_theta_of_sum
+        odds = log_mean - log_theta
         ratio = jnp.maximum(odds, 0) + jnp.log1p(jnp.exp(-jnp.abs(odds)))  # ln(1 + mean / theta)
-        log_zero = -jnp.exp(decoded.log_theta) * ratio
+        log_zero = -jnp.exp(log_theta) * ratio
         positive = value * (odds - ratio) + log_zero
+        if decoded.contamination_logit is not None:
+            positive = positive + log_rising(value, jnp.exp(log_theta))
         if decoded.gate_logit is None:
             return positive
         gate = decoded.gate_logit
@@ -118,7 +137,7 @@ class LatentCounts(dist.Distribution):
             total = jnp.broadcast_to(self.total[..., None], shape)
             return jax.random.binomial(key, total, jnp.clip(mean / total, 0, MOST), shape)
         if self.likelihood != "poisson":
-            theta = jnp.broadcast_to(jnp.exp(decoded.log_theta), shape)
+            theta = jnp.broadcast_to(jnp.exp(decoded.log_theta_of_sum), shape)
             mean = mean * jax.random.gamma(of_rate, theta, shape) / theta
         value = jax.random.poisson(key, mean, shape).astype(jnp.float32)
         if decoded.gate_logit is None:

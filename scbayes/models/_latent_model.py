@@ -16,6 +16,8 @@ from scbayes.models._rows_of import rows_of
 
 #: Share of the largest activation below which softplus with sparsity is taken as zero.
 FLOOR = 1e-10
+#: Smallest share of ambient counts, and smallest part of what was decoded as native that stays so.
+LEAST, KEPT = 1e-6, 0.05
 
 
 class Sizes(NamedTuple):
@@ -60,9 +62,11 @@ class Inputs(NamedTuple):
     ----------
     params
         `encoder`, `decoder`, `log_theta` ``(1 or n_batches or n_labels, n_genes)``, `classifier`,
-        `contamination` ``(2,)``: mean and log sd of its log odds; whichever the model has.
+        `contamination` ``(2,)``: mean and log sd of its latent number; whichever the model has.
     fixed
-        `library` ``(n_batches, 2)``: mean and sd of the log library size; `log_ambient` ``(n_profiles, n_genes)``.
+        `library` ``(n_batches, 2)``: mean and sd of the log library size; `log_ambient` ``(n_profiles, n_genes)``;
+        `contamination` ``(n_profiles, 2)``: mean share of ambient counts, and sd of its log odds, as they were before
+        training; `hidden` ``(n_profiles,)``: see :meth:`LatentModel.contamination`.
     """
 
     params: dict
@@ -89,7 +93,8 @@ class LatentModel:
         u_g \sim \mathrm{NB}(l [(1-\rho)\,\rho_g + \rho\,a_g],\ \theta_g), \qquad q(v \mid u) = N(e(u), d(u)^2)
 
     z is standard normal; the library size l is the observed one, a given size factor, or log-normal in each batch; the
-    contamination :math:`\rho` has a learned logit-normal distribution and the ambient profile a is given.
+    contamination :math:`\rho` has a learned logit-normal distribution, but for its level, which is found before
+    (:meth:`contamination`), and the ambient profile a is given.
     """
 
     def __init__(self, config: VAEConfig, sizes: Sizes) -> None:
@@ -121,15 +126,43 @@ class LatentModel:
         log_size = jnp.broadcast_to(cells.log_size, v.shape[:-1])
         if config.library == "encoded":
             log_size, rest = v[..., rest], rest + 1
-        contamination = v[..., rest] if config.ambient else None
-        log_ambient = inputs.fixed["log_ambient"][cells.soup] if config.ambient else None
-        return Decoded(
-            self._log_share(out["scale"]),
-            log_size,
-            self._log_theta(params, cells, out),
-            out.get("gate"),
-            contamination,
-            log_ambient,
+        decoded = Decoded(self._log_share(out["scale"]), log_size, self._log_theta(params, cells, out), out.get("gate"))
+        return self._with_ambient(decoded, inputs, v[..., rest]) if config.ambient else decoded
+
+    @staticmethod
+    def contamination(fixed: dict, soup: Array, latent: Array) -> Array:
+        r"""Share of ambient counts of the cells, from their latent number, both ``(..., B)``; soup as in `Cells`.
+
+        .. math:: \mathrm{logit}\, s = v_D, \qquad \rho = \frac{s - h}{1 - h}
+
+        What is decoded as native may lack a part h of the profile a: native expression :math:`(1 - h) f(z) + h a` with
+        :math:`\rho` gives the same mean counts as f(z) with s. The likelihood hardly tells these apart, and training
+        prefers the profile, which has no error, to the decoder. So h is 0 in training, and then set such that the mean
+        of :math:`\rho` is what was found before.
+        """
+        share = jax.nn.sigmoid(latent)
+        if "hidden" not in fixed:
+            return share
+        hidden = fixed["hidden"][soup]
+        return jnp.clip((share - hidden) / (1 - hidden), LEAST, 1 - LEAST)
+
+    def _with_ambient(self, decoded: Decoded, inputs: Inputs, latent: Array) -> Decoded:
+        """Adds the ambient part; native expression gets what is hidden of the profile."""
+        log_ambient = inputs.fixed["log_ambient"][inputs.cells.soup]
+        if "hidden" not in inputs.fixed:
+            return decoded._replace(contamination_logit=latent, log_ambient=log_ambient)
+        share = jax.nn.sigmoid(latent)[..., None]
+        rho = self.contamination(inputs.fixed, inputs.cells.soup, latent)[..., None]
+        own = (1 - share) * jnp.exp(decoded.log_share)
+        native = jnp.maximum(own + (share - rho) * jnp.exp(log_ambient), KEPT * own)
+        log_theta = decoded.log_theta
+        if log_theta is not None:  # the variance stays as it is
+            log_theta = log_theta + 2 * jnp.log(native / own)
+        return decoded._replace(
+            log_share=jnp.log(native / native.sum(-1, keepdims=True)),
+            log_theta=log_theta,
+            contamination_logit=(jnp.log(rho) - jnp.log1p(-rho))[..., 0],
+            log_ambient=log_ambient,
         )
 
     def counts(self, inputs: Inputs, v: Array) -> LatentCounts:

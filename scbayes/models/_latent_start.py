@@ -7,22 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy import sparse
+from scipy.optimize import brentq
 
-from scbayes.models._latent_model import LatentModel
+from scbayes.models._latent_model import KEPT, LatentModel
 
 #: Sizes of the negative binomial that moments may give at the start.
 SIZES = (0.05, 100.0)
-#: Share of ambient counts that is believed before the counts are seen, and the sd of its log odds.
-CONTAMINATION, SPREAD = 0.1, 1.0
 #: Log odds of an excess zero at the start.
 FIRST_GATE = -3.0
 
 
 class Moments(NamedTuple):
-    """Moments of the counts of each gene: log composition of each batch ``(n_batches, n_genes)``, and log size."""
+    """Moments of the counts of each gene: log composition of each batch ``(n_batches, n_genes)``, and log size.
+
+    With an ambient part, the composition is the native one, and `contamination` mean and log sd of the log odds.
+    """
 
     log_share: np.ndarray
     log_theta: np.ndarray
+    contamination: np.ndarray | None = None
 
 
 def moments(x: sparse.csr_array, size: np.ndarray, batch: np.ndarray, n_batches: int) -> Moments:
@@ -39,6 +42,41 @@ def moments(x: sparse.csr_array, size: np.ndarray, batch: np.ndarray, n_batches:
     theta = np.clip(expected / np.maximum(excess, 1e-12), *SIZES)
     share = np.stack(share)
     return Moments(np.log(share).astype(np.float32), np.log(theta).astype(np.float32))
+
+
+def native_moments(found: Moments, cells, fixed: dict) -> Moments:
+    """Moments of native counts; ``cells`` has `batch`, `soup` and `total`, ``fixed`` that of the model."""
+    share = np.exp(found.log_share)
+    rho, spread = fixed["contamination"][cells.soup].mean(0)
+    weight = np.zeros((len(share), len(fixed["log_ambient"])))
+    np.add.at(weight, (cells.batch, cells.soup), cells.total * fixed["contamination"][cells.soup, 0])
+    total = np.bincount(cells.batch, cells.total, len(share))
+    expected = weight / np.maximum(total, 1)[:, None] @ np.exp(fixed["log_ambient"])
+    native = np.maximum(share - expected, KEPT * share)
+    log_share = np.log(native / native.sum(1, keepdims=True)).astype(np.float32)
+    return Moments(log_share, found.log_theta, np.log([rho / (1 - rho), spread]).astype(np.float32))
+
+
+def hidden_shares(logit: np.ndarray, soup: np.ndarray, level: np.ndarray) -> np.ndarray:
+    r"""What is hidden of each profile in native expression, h, float32 ``(n_profiles,)``.
+
+    .. math:: \operatorname{mean}_c\, \max\Big(\frac{s_c - h}{1 - h}, 0\Big) = \text{level}
+
+    Parameters
+    ----------
+    logit
+        Log odds of s, of the cells.
+    soup
+        Profile of each cell.
+    level
+        Mean share of ambient counts of each profile's cells.
+    """
+    share = 1 / (1 + np.exp(-logit.astype(float)))
+    hidden = np.zeros(len(level), np.float32)
+    for k in np.unique(soup):
+        own = share[soup == k]
+        hidden[k] = brentq(lambda h: np.maximum((own - h) / (1 - h), 0).mean() - level[k], -100, own.max() - 1e-9)  # noqa: B023
+    return hidden
 
 
 def library_moments(total: np.ndarray, batch: np.ndarray, n_batches: int) -> np.ndarray:
@@ -77,7 +115,7 @@ def first_params(model: LatentModel, found: Moments, seed: int) -> dict:
     if sizes.n_labels:
         params["classifier"] = Classifier(config.n_latent, sizes.n_labels, config.n_hidden, key=keys[2])
     if config.ambient:
-        params["contamination"] = jnp.asarray([np.log(CONTAMINATION / (1 - CONTAMINATION)), np.log(SPREAD)])
+        params["contamination"] = jnp.zeros(2) if found.contamination is None else jnp.asarray(found.contamination)
     return params
 
 

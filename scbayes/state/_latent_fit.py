@@ -121,7 +121,7 @@ class LatentFit:
         lines = [
             f"scbayes fit {self.key!r}: {self.config.model}, {self.config.likelihood}, {dimensions}",
             f"    counts       {source}, {facts['n_cells']} cells x {facts['n_genes']} genes{batches}",
-            *([f"    ambient      varm[{facts['ambient']!r}]"] if facts["ambient"] else []),
+            *([f"    ambient      varm[{facts['ambient']['name']!r}]"] if facts["ambient"] else []),
             *([f"    labels       obs[{facts['labels_key']!r}], accuracy {accuracy}"] if self.labels else []),
             f"    here         {len(self.cells)} cells",
             f"    convergence  {state}, {how['n_epochs']} epochs, best {how['best_epoch']}{rejected}",

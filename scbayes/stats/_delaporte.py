@@ -58,3 +58,22 @@ def _parts(x, poisson, native, size, out):
     tail = np.empty(int(x.max()) + 1 if len(x) else 1)
     for i in range(len(x)):
         out[i] = divide(x[i], poisson[i], native[i], size[i], tail)
+
+
+def draw_part(
+    x: np.ndarray, poisson: np.ndarray, native: np.ndarray, size: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A draw of the Poisson part of each count; arrays of one shape ``(n,)``."""
+    out = np.empty(len(x))
+    _draws(x, poisson, native, size, rng.random(len(x)), out)
+    return out
+
+
+@jit
+def _draws(x, poisson, native, size, uniform, out):
+    tail = np.empty(int(x.max()) + 1 if len(x) else 1)
+    for i in range(len(x)):
+        divide(x[i], poisson[i], native[i], size[i], tail)
+        out[i] = 0
+        for j in range(int(x[i])):
+            out[i] += tail[j] > uniform[i]

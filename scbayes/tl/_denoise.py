@@ -4,22 +4,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from tqdm.auto import tqdm
 
 from scbayes.models._contamination import N_ROUNDS, find_contamination
 from scbayes.models._native_counts import ROUNDINGS, divide_counts
-from scbayes.tl._denoise_arguments import codes_of, counts_in_memory, kinds_of, profiles_of, samples_of
+from scbayes.state import is_latent
+from scbayes.tl._denoise_arguments import PRIOR, codes_of, counts_in_memory, kinds_of, profiles_of, samples_of
+from scbayes.tl._denoise_latent import check_own, denoise_latent
+from scbayes.tl._denoise_slots import slots_of
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Median of the level of a sample, and standard deviation of its logarithm.
-PRIOR = (0.08, 1.0)
 
-
-def denoise(
+def denoise(  # noqa: PLR0913
     adata: "AnnData",
     *,
     ambient: "str | np.ndarray | pd.Series | pd.DataFrame" = "sb_ambient",
@@ -29,6 +28,8 @@ def denoise(
     sample_key: str | None = None,
     batch_key: str | None = None,
     layer: str | None = None,
+    reference: "AnnData | None" = None,
+    n_samples: int | None = None,
     interval: float = 0.9,
     rounding: str = "ranked",
     key_added: str = "sb",
@@ -50,6 +51,13 @@ def denoise(
     :math:`\rho` (none is negative) and from genes that a group does not express, and integrated. Where it is
     not identified, the log and the result say so, and intervals are wide.
 
+    With `key` of a fit with a latent space z, whose native and ambient means :math:`m_{cg}` and :math:`\lambda_{cg}`
+    are decoded for each cell, each count is divided by its exact posterior given z: of a negative binomial and a
+    Poisson number (``"nb"``, ``"zinb"``), or :math:`\mathrm{Binomial}(x, m / (m + \lambda))` (``"poisson"``, ``"b"``).
+    The fit has the profile and the level, so that `ambient`, `prior`, `sample_key` and `batch_key` are not for it;
+    `groupby` are the kinds within which counts are made whole. Genes that the fit left out stay as they are, and
+    `removed` is NaN.
+
     Parameters
     ----------
     adata
@@ -61,7 +69,8 @@ def denoise(
         Column of `obs` with kinds of cells.
     key
         A fit with components: each cell is of its most probable one. With neither, cells are grouped by clusters that
-        are plainly apart.
+        are plainly apart. Or a fit of ``model="vae"`` with ``ambient=``, which has both shares and native expression of
+        each cell, see below.
     prior
         Median of a sample's share of ambient counts, and standard deviation of its logarithm.
     sample_key
@@ -72,6 +81,10 @@ def denoise(
         :func:`scbayes.pp.ambient_profile` knows it.
     layer
         Layer with the counts; `X` where None, or as :func:`scbayes.pp.prepare_counts` left them.
+    reference
+        Where the fit with a latent space is, if `adata` has other cells.
+    n_samples
+        Draws of the latent numbers that the division of each count is averaged over; None: at their mean.
     interval
         Probability of the interval.
     rounding
@@ -111,9 +124,14 @@ def denoise(
     ValueError
         If an argument is out of range, profiles do not fit genes and batches, or values are no counts.
     """
+    given = dict(locals())
     from scanpy import logging as logg
 
     _check(prior, interval, rounding)
+    where = adata if reference is None else reference
+    if key is not None and (key in where.uns or reference is not None) and is_latent(where, key):
+        return denoise_latent(adata, given)
+    check_own(given)
     clock = logg.info("contamination with ambient RNA")
     profiles = profiles_of(adata, ambient, batch_key)
     batch = codes_of(adata, profiles.batch_key, profiles.batches)
@@ -138,7 +156,7 @@ def denoise(
         )
     levels, batches = found.table(kinds.names, names), profiles.batches or ["all"]
     levels.insert(2, "batch", [batches[batch[group.cells[0]]] for group in found.groups])
-    values = _values(counts.x, native, whole, found) | {
+    values = slots_of(counts.x, native, whole, found) | {
         ("obs", "denoise_group"): pd.Categorical.from_codes(kinds.code, kinds.names),
         ("uns", "levels"): levels,
     }
@@ -157,25 +175,6 @@ def denoise(
     }
     said = f"{np.nanmean(found.mean):.1%} of the counts of a cell are ambient"
     return store(adata, "denoise", key_added, values, fit=None, facts=facts, clock=clock, copy=copy, said=said)
-
-
-def _values(x: sparse.csr_array, native: np.ndarray, whole: np.ndarray, found) -> dict:
-    """Slots of cells, genes and counts."""
-    whole_x = sparse.csr_matrix((whole.astype(x.dtype), x.indices.copy(), x.indptr.copy()), shape=x.shape)
-    whole_x.eliminate_zeros()
-    probability = (native / np.maximum(x.data, 1)).astype(np.float32)
-    total = np.bincount(x.indices, x.data, x.shape[1])
-    kept = np.bincount(x.indices, native, x.shape[1])
-    with np.errstate(invalid="ignore"):
-        removed = 1 - kept / np.where(total > 0, total, np.nan)
-    return {
-        ("obs", "contamination"): found.mean,
-        ("obs", "contamination_low"): found.low,
-        ("obs", "contamination_high"): found.high,
-        ("layers", "native_probability"): sparse.csr_matrix((probability, x.indices, x.indptr), shape=x.shape),
-        ("layers", "denoised"): whole_x,
-        ("var", "removed"): removed,
-    }
 
 
 def _check(prior, interval, rounding) -> None:

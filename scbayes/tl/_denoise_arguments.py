@@ -15,6 +15,8 @@ from scbayes.tl._quick_groups import quick_groups
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: Median of the level of a sample, and standard deviation of its logarithm.
+PRIOR = (0.08, 1.0)
 #: Kind of cells of which none is known.
 MISSING = "missing"
 

@@ -134,9 +134,10 @@ def fit(  # noqa: PLR0913
     size_factor_key
         Column of `obs` with size factors, for ``config={"library": "size_factor"}``.
     ambient
-        Prefix of a result of :func:`scbayes.tl.denoise`: the fit is of native expression, and what is not known of
-        ambient counts is in its posterior, by multiple imputation. What reads the fit reads the counts without ambient
-        ones, ``layers[ambient + "_denoised"]``.
+        It means two things. Here: the prefix of a result of :func:`scbayes.tl.denoise`, such as ``"sb"``. The fit is of
+        native expression, and what is not known of ambient counts is in its posterior, by multiple imputation. What
+        reads the fit reads the counts without ambient ones, ``layers[ambient + "_denoised"]``. For ``"vae"``: the name
+        of an ambient profile in `varm`, such as ``"sb_ambient"``, see below.
     config
         Settings of a model with a latent space, e.g. ``{"n_latent": 20, "likelihood": "zinb"}``; the latent page lists
         them.
@@ -202,8 +203,11 @@ def fit(  # noqa: PLR0913
     ``model="vae"`` (needs ``scbayes[latent]``) and ``"factors"`` describe each cell by a few latent numbers z, found by
     minibatches; genes outside of `mask_var` are left out. Of the arguments above they know `layer`, `mask_var`,
     `batch_key`, `labels_key` (cells with a label train a classifier of z), `covariates`, `size_factor_key`, `config`,
-    `resume`, `rng`, `key_added`, `progress` and `copy`; `ambient` names an ambient profile in `varm`, as in
-    :func:`scbayes.tl.denoise`. They set
+    `resume`, `rng`, `key_added`, `progress` and `copy`. ``"vae"`` also knows `ambient`, the name of an ambient profile
+    in `varm`, as :func:`scbayes.pp.ambient_profile` leaves it; of several columns, its batches or those of `batch_key`.
+    Observed counts are then native plus ambient ones, with a share of ambient counts for each cell; their mean share is
+    that which the method of :func:`scbayes.tl.denoise` finds, since the likelihood hardly tells it.
+    ``sb.tl.denoise(adata, key=...)`` divides the counts. They set
 
     `adata.obsm[key_added + "_latent"]` : float32 `(n_cells, 2 * D)`
         Mean and standard deviation of the D latent numbers; :func:`scbayes.tl.latent` gives those of z.

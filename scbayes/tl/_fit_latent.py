@@ -1,6 +1,7 @@
 """Fit a model with a latent space: what ``tl.fit`` does for ``model="vae"`` and ``model="factors"``."""
 
 import hashlib
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from scbayes.models._latent_config import LatentConfig, latent_config
 from scbayes.models._latent_model import Sizes
-from scbayes.models._latent_start import library_moments
+from scbayes.models._latent_start import hidden_shares, library_moments
 from scbayes.state import (
     LatentFit,
     actual,
@@ -20,6 +21,7 @@ from scbayes.state import (
     write_latent_fit,
 )
 from scbayes.state._latent_fit import COLUMNS, SETS
+from scbayes.tl._latent_ambient import contamination_prior, soups_of
 from scbayes.tl._latent_arguments import check_together
 from scbayes.tl._latent_cells import LatentCells, covariates_of, label_names, latent_cells
 from scbayes.tl._latent_reading import cells_of
@@ -79,10 +81,17 @@ def _anew(adata: "AnnData", given: dict) -> LatentRun:
         "ambient": None,
         "seed": given["seed"],
     }
-    cells = latent_cells(adata, source, columns, facts=facts, batch=source.batch)
+    fixed, soup = {}, None
+    if given["ambient"] is not None:
+        facts["ambient"], fixed["log_ambient"], soup = soups_of(adata, given["ambient"], columns, source.batch_key)
+        config = replace(config, ambient=True)
+    cells = latent_cells(adata, source, columns, facts=facts, batch=source.batch, soup=soup)
     n_batches = max(len(source.batches), 1)
     sizes = Sizes(len(columns), n_batches, len(facts["labels"]), cells.covariates.shape[1])
-    fixed = {"library": library_moments(cells.total, cells.batch, n_batches)}
+    if config.ambient:
+        fixed["contamination"], level = contamination_prior(cells, fixed["log_ambient"], given["seed"])
+        facts["ambient"] |= level
+    fixed["library"] = library_moments(cells.total, cells.batch, n_batches)
     return _as_run(config, sizes, cells, fixed, facts)
 
 
@@ -90,7 +99,8 @@ def _again(adata: "AnnData", before: LatentFit) -> LatentRun:
     """The run of a stored fit."""
     source = stored_source(adata, before.key)
     cells = cells_of(adata, before, source)
-    run = _as_run(before.config, before.sizes, cells, before.fixed, before.facts)
+    fixed = {name: value for name, value in before.fixed.items() if name != "hidden"}
+    run = _as_run(before.config, before.sizes, cells, fixed, before.facts)
     if run.facts["data"] != before.facts["data"]:
         msg = f"the counts in {source.where} are not those that {before.key!r} was fitted on: fit again"
         raise ValueError(msg)
@@ -130,6 +140,9 @@ def _split(config: LatentConfig, n: int, seed: int) -> tuple[tuple[np.ndarray, n
 def _as_fit(run: LatentRun, found: Found, key: str, adata: "AnnData") -> LatentFit:
     at = found.history[found.best_epoch] if len(found.history) else np.full((2, len(COLUMNS)), np.nan)
     elbo = {name: float(v) if np.isfinite(v) else None for name, v in zip(SETS, at[:, 0] - at[:, 1], strict=True)}
+    fixed = run.fixed
+    if run.config.ambient:
+        fixed = fixed | {"hidden": hidden_shares(found.loc[:, -1], run.cells.soup, fixed["contamination"][:, 0])}
     facts = run.facts | {
         "method": "svi",
         "active_units": found.n_active,
@@ -149,7 +162,7 @@ def _as_fit(run: LatentRun, found: Found, key: str, adata: "AnnData") -> LatentF
         config=run.config,
         sizes=run.sizes,
         params=found.params,
-        fixed=run.fixed,
+        fixed=fixed,
         genes=np.asarray(adata.var_names[columns], object),
         cells=np.asarray(adata.obs_names),
         loc=found.loc,
@@ -163,7 +176,7 @@ def _as_fit(run: LatentRun, found: Found, key: str, adata: "AnnData") -> LatentF
 def _fingerprint(cells: LatentCells) -> str:
     """Hash of the counts and their order."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (cells.x.indptr, cells.x.indices, cells.x.data, cells.batch, cells.label):
+    for part in (cells.x.indptr, cells.x.indices, cells.x.data, cells.batch, cells.label, cells.soup):
         digest.update(np.ascontiguousarray(part, np.int64).tobytes())
     return digest.hexdigest()
 
@@ -175,6 +188,10 @@ def _report(logg, clock, fit: LatentFit, slots: list[str], *, goes_on: bool) -> 
         logg.warning(f"the fit {fit.key!r} has not converged: {what}")
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} steps were not finite and were not taken")
+    if fit.config.ambient and not fit.facts["ambient"]["identified"]:
+        logg.warning(
+            "the level of contamination is not identified: cells are in order, but all shares may be off together"
+        )
     if fit.facts["active_units"] < min(2, fit.config.n_latent):
         logg.warning(f"{fit.facts['active_units']} of {fit.config.n_latent} latent dimensions are in use: collapsed")
     logg.info("    finished", time=clock, deep="added\n    " + "\n    ".join(slots))

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from scbayes.state import LatentFit
 from scbayes.tl._fit_arguments import as_seed
+from scbayes.tl._latent_ambient import shares_of
 from scbayes.tl._latent_reading import read_latent_with_counts
 from scbayes.tl._storing import store
 
@@ -99,7 +99,8 @@ def latent(
     size = np.exp(reading.cells.log_size) if given else reading.cells.total
     values |= _of_cells("library", *_log_normal(fit, "log_library", size))
     if fit.config.ambient:
-        values |= _of_cells("contamination", *_logit_normal(fit, "logit_contamination"))
+        found = shares_of(fit, reading.cells.soup)
+        values |= _of_cells("contamination", found.mean, found.sd)
     facts = {"n_samples": n_samples, "n_latent": mean.shape[1], "distribution": fit.config.latent_distribution}
     encoded = fit.config.library == "encoded"
     facts |= {name: fit.facts[name] for name in ("batch_key", "batches")}
@@ -136,16 +137,6 @@ def _log_normal(fit: LatentFit, name: str, given: np.ndarray) -> tuple[np.ndarra
     loc, variance = fit.loc[:, k].astype(float), fit.scale[:, k].astype(float) ** 2
     mean = np.exp(loc + variance / 2)
     return mean, mean * np.sqrt(np.expm1(variance))
-
-
-def _logit_normal(fit: LatentFit, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of a probability whose log odds are a latent number: Gauss-Hermite quadrature."""
-    k = fit.model.names.index(name)
-    node, weight = np.polynomial.hermite_e.hermegauss(32)
-    p = np.asarray(jax.nn.sigmoid(fit.loc[:, k, None] + fit.scale[:, k, None] * node), float)
-    weight = weight / weight.sum()
-    mean = p @ weight
-    return mean, np.sqrt(np.maximum((p - mean[:, None]) ** 2 @ weight, 0))
 
 
 def _of_cells(name: str, mean: np.ndarray, sd: np.ndarray) -> dict:

@@ -53,6 +53,9 @@ def check_together(config: LatentConfig, given: dict) -> None:
         if config.model == "factors" and given[name]:
             msg = f"{name} is for model='vae': factors know batches only"
             raise ValueError(msg)
+    if given["ambient"] is not None and config.model != "vae":
+        msg = f"ambient={given['ambient']!r}: model={config.model!r} has no ambient part; fit model='vae'"
+        raise ValueError(msg)
     if (config.library == "size_factor") != (given["size_factor_key"] is not None):
         msg = "config={'library': 'size_factor'} and size_factor_key= go together: give both or none"
         raise ValueError(msg)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from scbayes.models._latent_model import Inputs, LatentModel
 from scbayes.state import LatentFit, Source, batch_codes, find_counts, read_latent_fit, stored_source
+from scbayes.tl._latent_ambient import soup_codes
 from scbayes.tl._latent_cells import LatentCells, latent_cells
 
 if TYPE_CHECKING:
@@ -104,10 +105,7 @@ def read_latent_with_counts(
     """
     new = reference is not None and reference is not adata
     fit = read_latent_fit(reference if new else adata, key)
-    if layer is None and not new:
-        source = stored_source(adata, key)
-    else:
-        source = find_counts(adata, layer, None, None, defaults=new)
+    source = latent_source(adata, key, layer, new=new)
     cells = cells_of(adata, fit, source)
     if new:
         loc, scale = encode_cells(fit.model, fit.params, fit.fixed, cells)
@@ -130,6 +128,13 @@ def read_latent(
     return read_latent_fit(adata, key)
 
 
+def latent_source(adata: "AnnData", key: str, layer: str | None, *, new: bool) -> Source:
+    """The counts that a function which reads the fit ``key`` means; ``new``: of other cells than the fit's."""
+    if layer is None and not new:
+        return stored_source(adata, key)
+    return find_counts(adata, layer, None, None, defaults=new)
+
+
 def cells_of(adata: "AnnData", fit: LatentFit, source: Source) -> LatentCells:
     """What ``fit`` is told of the cells of ``adata``, its genes found by name."""
     columns = pd.Index(adata.var_names).get_indexer(fit.genes)
@@ -140,7 +145,8 @@ def cells_of(adata: "AnnData", fit: LatentFit, source: Source) -> LatentCells:
             f"{absent[0]!r}: the network reads all of them; pass adata with all genes (zeros where none was counted)"
         )
         raise ValueError(msg)
-    return latent_cells(adata, source, columns, facts=fit.facts, batch=batch_codes(adata, fit.facts, fit.key))
+    batch, soup = batch_codes(adata, fit.facts, fit.key), soup_codes(adata, fit.facts, fit.key)
+    return latent_cells(adata, source, columns, facts=fit.facts, batch=batch, soup=soup)
 
 
 def encode_cells(model: LatentModel, params, fixed: dict, cells: LatentCells) -> tuple[np.ndarray, np.ndarray]:

@@ -20,13 +20,17 @@ def quick_groups(counts: Counts, seed: int) -> np.ndarray:
     long as two normal distributions at their places would not have two humps with a gap between them. A gradient, as of
     shares of ambient RNA, stays one group.
     """
-    from sklearn.cluster import KMeans
-
     if counts.n_cells < 2 * MIN_CELLS:
         return np.zeros(counts.n_cells, int)
-    pcs = principal_components(counts, seed)[0][:, :N_PCS]
-    if not np.ptp(pcs):
-        return np.zeros(counts.n_cells, int)
+    return groups_apart(principal_components(counts, seed)[0][:, :N_PCS], seed)
+
+
+def groups_apart(pcs: np.ndarray, seed: int) -> np.ndarray:
+    """As :func:`quick_groups`, of cells with these coordinates ``(n_cells, n)``."""
+    from sklearn.cluster import KMeans
+
+    if len(pcs) < 2 * MIN_CELLS or not np.ptp(pcs):
+        return np.zeros(len(pcs), int)
     n = min(len(pcs) // MIN_CELLS, N_CLUSTERS)
     code = KMeans(n, n_init=3, random_state=seed).fit_predict(pcs)
     while code.max() > 0:

@@ -11,7 +11,7 @@ from scbayes.inference import Recipe, State, train_epochs
 from scbayes.inference._epochs import first_state
 from scbayes.models._latent_kinds import latent_model
 from scbayes.models._latent_model import Inputs, LatentModel
-from scbayes.models._latent_start import first_params, moments
+from scbayes.models._latent_start import first_params, moments, native_moments
 from scbayes.state._latent_fit import SETS
 from scbayes.tl._latent_cells import DeviceCells
 from scbayes.tl._latent_reading import encode_cells
@@ -32,6 +32,8 @@ def train_vae(run: LatentRun, stored: list | None, history: np.ndarray | None, *
     """Train from the beginning, or go on with what was ``stored``."""
     config, model = run.config, latent_model(run.config, run.sizes)
     found = moments(run.cells.x, np.exp(run.cells.log_size), run.cells.batch, run.sizes.n_batches)
+    if config.ambient:
+        found = native_moments(found, run.cells, run.fixed)
     seed = run.facts["seed"]
     params = first_params(model, found, seed)
     n_epochs = config.epochs(run.cells.n_cells)
