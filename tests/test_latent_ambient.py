@@ -217,6 +217,26 @@ def test_rounded_counts_keep_the_sums_and_are_the_nearest():
 def test_everything_runs_under_every_likelihood_and_after_reload(fitted, likelihood, tmp_path):
     adata = fitted(likelihood)
     sb.tl.latent(adata, key_added="lat")
+    one = list(adata.var_names[:3])
+    sb.tl.normalize_counts(adata, expression=one, n_samples=3)
+    assert np.isfinite(sb.get.expression(adata).to_numpy()).all()
+    sb.tl.predict(adata, n_samples=2, progress=False)
+    sb.tl.predict(adata, n_samples=2, biological=True, progress=False, key_added="bio")
+    sb.tl.predict(adata, n_samples=2, rna_size_factor=1000, progress=False, key_added="den")
+    total, native = (sb.get.predictive(adata, key)["mean"].sum() for key in ("sb", "bio"))
+    assert native < total
+    sb.tl.likelihood_parameters(adata, genes=one)
+    for kind in ("marginal", "elbo", "reconstruction"):
+        sb.tl.log_likelihood(adata, kind=kind, n_samples=40)
+        assert np.isfinite(adata.obs["sb_log_likelihood"]).all()
+    sb.tl.correlation(adata, genes=one, n_samples=2)
+    sb.tl.impute(adata, n_samples=1)
+    sb.tl.cell_abundance(adata, "batch")
+    sb.tl.outliers(adata)
+    sb.tl.de(adata, "kind", key="sb")
+    assert np.isfinite(sb.get.de(adata)["lfc_mean"]).all()
+    sb.get.aggregated_posterior(adata)
+    sb.metrics.knn_purity(adata.obsm["X_lat"], adata.obs["kind"])
     result = denoised(adata, n_samples=3)
     x, whole = adata.X, result.layers["sb_denoised"]
     assert (whole > x).nnz == 0
@@ -229,7 +249,7 @@ def test_everything_runs_under_every_likelihood_and_after_reload(fitted, likelih
     assert ((table["low"] <= table["contamination"]) & (table["contamination"] <= table["high"])).all()
     assert table["low"].min() >= 0
     assert table["high"].max() <= 1
-    np.testing.assert_allclose(table["contamination"], adata.obs["lat_contamination"], rtol=1e-5)
+    np.testing.assert_allclose(table["contamination"], result.obs["sb_contamination"], rtol=1e-5)
     native = adata.layers["native"].toarray()
     error = [np.sqrt(np.mean((m - native) ** 2)) for m in (x.toarray(), x.multiply(probability).toarray())]
     assert error[1] < error[0]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from scbayes.counts import Counts
 from scbayes.models._ambient_counts import AmbientCells, Strata
@@ -13,6 +12,7 @@ from scbayes.state import Fit, LatentFit, check_anndata, find_counts, is_latent,
 from scbayes.stats._outliers import outliers
 from scbayes.tl._de_design import Cells, Comparison
 from scbayes.tl._de_groups import Grouping
+from scbayes.tl._latent_ambient import shares_of
 from scbayes.tl._latent_reading import LatentReading, read_latent_with_counts
 
 if TYPE_CHECKING:
@@ -138,13 +138,11 @@ class DecodedCells(CellsAndGenes):
     def _ambient(self) -> AmbientCells:
         """Each cell's share of ambient counts; the level of all is taken as known, and so is the profile."""
         fit = self.reading.fit
-        k = fit.model.names.index("logit_contamination")
-        loc, scale = fit.loc[:, k].astype(float), fit.scale[:, k].astype(float)
-        fraction = expit(loc)
+        found = shares_of(fit, self.reading.cells.soup)
         profile = np.exp(np.asarray(fit.fixed["log_ambient"], float)).T
         none = np.zeros(profile.shape[1])
         strata = Strata(profile, 0 * profile, none, none.astype(int), np.arange(len(none)))
-        return AmbientCells(fraction, fraction * (1 - fraction) * scale, self.reading.cells.soup, strata)
+        return AmbientCells(found.mean, found.sd, self.reading.cells.soup, strata)
 
 
 def read_cells(adata: "AnnData", given: dict, seed: int) -> CellsAndGenes:

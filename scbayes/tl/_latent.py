@@ -6,7 +6,6 @@ import numpy as np
 
 from scbayes.state import LatentFit
 from scbayes.tl._fit_arguments import as_seed
-from scbayes.tl._latent_ambient import shares_of
 from scbayes.tl._latent_reading import read_latent_with_counts
 from scbayes.tl._storing import store
 
@@ -31,6 +30,8 @@ def latent(
     r"""Posterior mean and standard deviation of the latent numbers of each cell.
 
     .. math:: q(z \mid u) = N(m(u), s(u)^2)
+
+    The share of ambient counts, of a model with an ambient part, is with :func:`scbayes.tl.denoise`.
 
     For a logistic-normal latent space, those of :math:`\mathrm{softmax}(z)`, from 1,000 draws. ``obsm["X_sb"]`` is what
     scanpy takes: ``sc.pp.neighbors(adata, use_rep="X_sb")``.
@@ -68,8 +69,6 @@ def latent(
     `adata.obs[key_added + "_library"]`, `..._library_sd`
         Mean and standard deviation of the library size: the sum of the counts of the model's genes and 0 where it is
         observed, the size factor and 0 where that was given.
-    `adata.obs[key_added + "_contamination"]`, `..._contamination_sd`
-        Share of ambient counts, of a model with an ambient part.
     `adata.uns[key_added + "_latent"]` : dict
         How it was computed.
 
@@ -98,9 +97,6 @@ def latent(
     given = fit.config.library == "size_factor"
     size = np.exp(reading.cells.log_size) if given else reading.cells.total
     values |= _of_cells("library", *_log_normal(fit, "log_library", size))
-    if fit.config.ambient:
-        found = shares_of(fit, reading.cells.soup)
-        values |= _of_cells("contamination", found.mean, found.sd)
     facts = {"n_samples": n_samples, "n_latent": mean.shape[1], "distribution": fit.config.latent_distribution}
     encoded = fit.config.library == "encoded"
     facts |= {name: fit.facts[name] for name in ("batch_key", "batches")}

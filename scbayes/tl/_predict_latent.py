@@ -26,6 +26,9 @@ from scbayes.tl._storing import store
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: What stands for what in draws of native counts.
+NATIVE = {"native": "mean", "native_probability": "probability", "native_size": "size"}
+
 
 def predict_latent(adata: "AnnData", given: dict, clock) -> "AnnData | None":
     """Draw, sum up and write; ``given`` are the arguments of ``tl.predict``."""
@@ -92,10 +95,9 @@ class _Drawer:
         self.rng = np.random.default_rng(as_seed(given["rng"]))
         needed = PARAMETERS[reading.fit.config.likelihood]
         if self.factor is not None:  # the rate without its measurement
-            needed = ("share", *[name for name in needed if name == "size"])
+            needed = ("share", *["native_size" for name in needed if name == "size"])
         elif given["biological"]:
-            swap = {"mean": "native", "gate": None, "probability": "native_probability"}
-            needed = tuple(name for name in (swap.get(name, name) for name in needed) if name)
+            needed = tuple(f"native_{name}" if name != "mean" else "native" for name in needed if name != "gate")
         self.names, self.function = needed, numbers_of(reading.model, needed, each=True)
         self.n_genes = len(reading.fit.genes)
 
@@ -116,9 +118,7 @@ class _Drawer:
         v = block.loc[None] if self.centre else draw_latent(block, 1, self.rng)
         found = self.function(block.inputs, self._batch(block)[None], None, v)
         numbers = {name: block.cut(value[0]) for name, value in zip(self.names, found, strict=True)}
-        for name, of in (("native", "mean"), ("native_probability", "probability")):
-            if name in numbers:
-                numbers[of] = numbers.pop(name)
+        numbers = {NATIVE.get(name, name): value for name, value in numbers.items()}
         if self.factor is None:
             return draw_counts(numbers, self.total[block.cells], self.rng).astype(np.int32)
         numbers["mean"] = self.factor * numbers["share"]
