@@ -174,6 +174,19 @@ def test_labels_are_learned_and_accuracy_is_reported():
     logits = found.model.label_logits(Inputs(found.params, found.fixed, None), jnp.asarray(found.loc))
     unseen = np.arange(N) % 3 != 0
     assert (np.array(found.labels)[np.asarray(logits).argmax(1)] == known.to_numpy())[unseen].mean() > 0.85
+    sb.tl.assign(adata)
+    table = sb.get.assignments(adata)
+    assert (adata.obs["sb_assignment"].astype(str) == known.astype(str)).to_numpy()[unseen].mean() > 0.85
+    np.testing.assert_allclose(adata.obsm["sb_probabilities"].sum(1), 1, rtol=1e-6)
+    assert table.shape[0] == N
+    sb.tl.entropy(adata, assigned="sb")
+    expected = stats.entropy(adata.obsm["sb_probabilities"], axis=1)
+    np.testing.assert_allclose(adata.obs["sb_entropy"], expected, atol=1e-6)
+    new = adata[unseen].copy()
+    sb.tl.assign(new, reference=adata, key_added="new")
+    assert (new.obs["new_assignment"] == adata.obs["sb_assignment"][unseen]).mean() > 0.97
+    with pytest.raises(ValueError, match="calibrate: not for the fit"):
+        sb.tl.assign(adata, calibrate="kind")
     assert "accuracy" in str(found)
     assert "train_label" in found.table
 
@@ -328,7 +341,7 @@ def test_writing_a_fit_takes_the_results_of_the_former_with_it(fitted):
 def test_functions_for_the_other_family_say_so(fitted):
     with pytest.raises(ValueError, match="model='vae'"):
         sb.get.map(fitted)
-    with pytest.raises(ValueError, match="model='vae'"):
+    with pytest.raises(ValueError, match="no labels to assign"):
         sb.tl.assign(fitted)
     sb.tl.fit(fitted, progress=False, key_added="nb")
     with pytest.raises(ValueError, match="no latent space"):

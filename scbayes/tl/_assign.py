@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 
 from scbayes.models._assignment import Averaged, GeneWeights, averaged
+from scbayes.state import is_latent
 from scbayes.stats._dirichlet import fit_dirichlet_with_mean
+from scbayes.tl._assign_latent import assign_latent
+from scbayes.tl._families import check_family
 from scbayes.tl._gene_weights import gene_weights
 from scbayes.tl._known_cells import Compared, calibrated, compare_with_known, known_cells
 from scbayes.tl._probabilities import check_components, check_draws, probabilities
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 UNKNOWN = "unknown"
+#: Arguments that classifiers do not have.
+OF_MIXTURES = ("weights", "weight_type", "calibrate", "unknown", "fit_dirichlet")
 
 
 def assign(  # noqa: PLR0913
@@ -41,6 +46,9 @@ def assign(  # noqa: PLR0913
     r"""Probability of each component of a mixture, for each cell.
 
     .. math:: p(k \mid u_c) \propto \Big[ w_k \int p(u_c \mid k, \nu)\, p(\nu)\, d\nu \Big]^{1/T}
+
+    (A fit of ``model="vae"`` with labels has a classifier instead, :math:`p(k \mid u_c) = E_q[p(k \mid z)]`, over 50
+    draws or `n_samples`, and knows `temperature`, `keep_draws`, `reference` and `layer` of what follows.)
 
     at the centre of the posterior, or averaged over draws from it. It is what the counts say: labels that the fit was
     given are left out, so that a labelled cell may be assigned elsewhere.
@@ -68,7 +76,7 @@ def assign(  # noqa: PLR0913
     Parameters
     ----------
     adata
-        Cells x genes, with a fitted mixture; cells of another data set with `reference`.
+        Cells x genes, with a fitted mixture (or a classifier); cells of another data set with `reference`.
     key
         The fit to read.
     n_samples
@@ -136,11 +144,15 @@ def assign(  # noqa: PLR0913
     Guo, Pleiss, Sun, Weinberger (2017), On calibration of modern neural networks. ICML.
     Vovk, Gammerman, Shafer (2005), Algorithmic Learning in a Random World. Springer.
     """
+    key_added = key if key_added is None else key_added
+    given = dict(locals())
     from scanpy import logging as logg
 
-    key_added = key if key_added is None else key_added
     clock = logg.info(f"assigning cells to the components of {key!r}")
     check_draws(n_samples, temperature)
+    if is_latent(adata if reference is None else reference, key):
+        check_family(given, assign, latent=True, only_latent=(), never_latent=OF_MIXTURES)
+        return assign_latent(adata, given, clock)
     _check(n_samples, temperature, weights, calibrate, unknown, draws=fit_dirichlet or keep_draws)
     reading = read_with_counts(adata, key, reference=reference, layer=layer)
     fit = reading.fit

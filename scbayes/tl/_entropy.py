@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.models._assignment import averaged
-from scbayes.state import read_result
+from scbayes.state import read_any_fit, read_result
 from scbayes.stats._entropy import entropy as entropy_of
 from scbayes.tl._probabilities import check_components, check_draws, probabilities
 from scbayes.tl._reading import read_with_counts
@@ -110,14 +110,15 @@ def entropy(
     clock = logg.info(f"entropy by {by} of the components of {key!r}")
     check_draws(n_samples, temperature)
     _check(by, assigned, n_samples, keep_draws=keep_draws, plain=temperature == 1 and not normalize)
-    reading = read_with_counts(adata, key, reference=reference, layer=layer)
-    fit = reading.fit
-    check_components(fit)
-    if assigned is None:
+    if assigned is not None:
+        fit = read_any_fit(adata if reference is None else reference, key)
+        draws = [np.asarray(read_result(adata, "assign", assigned).values["probabilities"])]
+    else:
+        reading = read_with_counts(adata, key, reference=reference, layer=layer)
+        fit = reading.fit
+        check_components(fit)
         settings = {"by": by, "temperature": temperature, "normalize": normalize, "progress": progress}
         draws = probabilities(reading, n_samples, rng, **settings)
-    else:
-        draws = [np.asarray(read_result(adata, "assign", assigned).values["probabilities"])]
     found = averaged(draws, "entropy" if keep_draws else None)
     parts = {"entropy": found.entropy}
     if n_samples is not None:
@@ -133,7 +134,7 @@ def entropy(
         "temperature": float(temperature),
         "normalize": bool(normalize),
         "assigned": assigned,
-        "largest": float(np.log(fit.config.n_components)),
+        "largest": float(np.log(found.mean.shape[1])),
     }
     return store(adata, VERBS[by], key_added, values, fit=fit, facts=facts, clock=clock, copy=copy)
 
