@@ -503,3 +503,17 @@ def test_manifest_says_what_was_run(adata):
     pooled = ~adata.var["wanted"].to_numpy()
     assert np.isnan(adata.varm["own_loc"][pooled]).all()
     assert np.isfinite(adata.varm["own_loc"][~pooled]).all()
+
+
+@pytest.mark.parametrize("settings", [{"batch_key": "batch"}, {"n_components": 2}, {"model": "nbdm"}], ids=str)
+def test_a_fit_without_its_cells_reads_new_cells_as_the_whole_one_does(settings, tmp_path):
+    adata = sb.datasets.simulate("nbvcp", n_cells=150, n_genes=30, n_batches=2, rng=0)
+    sb.tl.fit(adata, progress=False, **settings)
+    alone = sb.get.fit(adata).to_anndata()
+    assert alone.shape == (0, 30)
+    alone.write_h5ad(tmp_path / "alone.h5ad")
+    alone = ad.read_h5ad(tmp_path / "alone.h5ad")
+    ours, theirs = adata[:40, ::-1].copy(), adata[:40].copy()
+    sb.tl.log_likelihood(ours, reference=alone)
+    sb.tl.log_likelihood(theirs, reference=adata)
+    np.testing.assert_allclose(ours.obs["sb_log_likelihood"], theirs.obs["sb_log_likelihood"], rtol=1e-9)

@@ -5,13 +5,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from scbayes.models import Model, ModelConfig
 from scbayes.models._draws import Draw, Law, centre, draws
 from scbayes.models._marginals import Marginal, Total, canonical_marginals, component_alone, sampled_marginals
 from scbayes.models._posterior import Posterior
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,23 @@ class Fit:
         priors = {site: prior for site, prior in self.priors.items() if site != "weights"}
         own = {"posterior": posterior, "config": self.config.plain, "total": total, "rest": self.rest[k]}
         return replace(self, **own, facts=facts, priors=priors)
+
+    def to_anndata(self) -> "AnnData":
+        """The fit without its cells, to store or to give away: pass it as ``reference`` with other cells."""
+        from anndata import AnnData
+
+        from scbayes.state._write import write_fit
+
+        batch_key, none = self.facts["batch_key"], slice(0)
+        obs = pd.DataFrame({} if batch_key is None else {batch_key: []}, index=pd.Index([], dtype=object))
+        var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
+        empty = AnnData(np.zeros((0, len(self.genes)), np.float32), obs=obs, var=var)
+        posterior = self.posterior
+        cells = {name: getattr(posterior, name) for name in ("cell_loc", "cell_scale", "responsibilities")}
+        cells = {name: None if value is None else value[none] for name, value in cells.items()}
+        posterior = posterior._replace(**cells)
+        write_fit(empty, replace(self, posterior=posterior, cells=self.cells[none], batch=self.batch[none]))
+        return empty
 
     def squeeze(self, name: str, value: np.ndarray) -> np.ndarray:
         """``value`` of a parameter without the axis of batches, where they share it."""

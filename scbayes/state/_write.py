@@ -156,7 +156,7 @@ def _parts(fit: Fit, fit_id: str) -> tuple[dict, dict, dict]:
             varm[slot_of(fit.key, part)] = whole
     varm[slot_of(fit.key, "gene_id")] = fingerprints(fit.genes, fit_id)
     obsm = {slot_of(fit.key, "cell_id"): fingerprints(fit.cells, fit_id)}
-    if posterior.cell_loc.size:
+    if fit.config.capture:
         obsm[slot_of(fit.key, "nu")] = np.stack([posterior.cell_loc, posterior.cell_scale], 1)
     if fit.config.mixture:
         obsm[slot_of(fit.key, "responsibilities")] = np.asarray(posterior.responsibilities)
