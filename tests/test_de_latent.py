@@ -1,11 +1,14 @@
 """Differential expression through a decoder: sums against brute force, batches, null calibration, errors, reload."""
 
+import io
+
 import anndata as ad
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from scipy import sparse
 
 import scbayes as sb
@@ -374,3 +377,15 @@ def test_errors_say_what_is_wrong_and_nothing_is_written(adata, how, error, said
     with pytest.raises(error, match=said):
         sb.tl.de(adata, **({"groupby": "type", "key": "sb"} | how), progress=False)
     assert list(adata.uns) == before
+
+
+def test_groups_that_are_the_batches_are_said(adata):
+    sc.settings.logfile, before, level = io.StringIO(), sc.settings.logfile, sc.settings.verbosity
+    try:
+        sc.settings.verbosity = 1
+        table(adata)
+        assert "no batch of the fit in common" not in sc.settings.logfile.getvalue()
+        sb.tl.de(adata, "batch", key="sb", progress=False)
+        assert "['b0', 'b1'] and what they are compared with have no batch" in sc.settings.logfile.getvalue()
+    finally:
+        sc.settings.logfile, sc.settings.verbosity = before, level

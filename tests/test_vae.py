@@ -235,21 +235,58 @@ def test_an_interrupted_fit_is_stored_and_ends_where_the_whole_one_ends(monkeypa
     part.obs_names = whole.obs_names
 
 
-def test_resume_refuses_other_counts(monkeypatch):
+def cut(adata: ad.AnnData, monkeypatch) -> ad.AnnData:
+    """A fit that was stopped after its first epoch."""
     from scbayes.inference import _epochs
 
     class Interrupting(_epochs.tqdm):
         def update(self, n: int = 1) -> None:
             raise KeyboardInterrupt
 
-    adata = simulated()
     with monkeypatch.context() as patch:
         patch.setattr(_epochs, "tqdm", Interrupting)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="resume=True"):
             fit(adata)
+    return adata
+
+
+def test_resume_takes_no_other_settings_and_no_other_counts(monkeypatch):
+    adata = cut(simulated(), monkeypatch)
+    with pytest.raises(ValueError, match="leave out config, rng"):
+        sb.tl.fit(adata, resume=True, config={"max_epochs": 9}, rng=3, progress=False)
+    with pytest.raises(ValueError, match="leave out model"):
+        sb.tl.fit(adata, "factors", resume=True, progress=False)
+    with pytest.raises(ValueError, match="place them with reference="):
+        sb.tl.fit(adata, update=True, progress=False)
     adata.X[0, 0] += 1
     with pytest.raises(ValueError, match="are not those"):
         sb.tl.fit(adata, resume=True, progress=False)
+
+
+def test_a_fit_that_is_stopped_before_its_first_epoch_leaves_nothing(monkeypatch):
+    from scbayes.inference import _epochs
+
+    def stop(*_) -> None:
+        raise KeyboardInterrupt
+
+    adata = simulated()
+    monkeypatch.setattr(_epochs, "_compiled", lambda *_: stop)
+    with pytest.raises(KeyboardInterrupt, match="before the first epoch"):
+        fit(adata)
+    assert not adata.uns
+    assert not adata.obsm
+
+
+def test_a_fit_says_whether_it_converged_or_ran_out_of_epochs():
+    adata = simulated()
+    fit(adata)
+    assert not sb.get.fit(adata).converged
+    assert "all 4 epochs done" in str(sb.get.fit(adata))
+    fit(adata, {"max_epochs": 90, "patience": 5, "learning_rate": 0.02, "n_latent": np.int64(2)})
+    found = sb.get.fit(adata)
+    assert found.converged
+    assert len(found.history) < 90
+    assert "converged" in str(found)
 
 
 def test_a_file_gives_the_same_in_a_fresh_process(fitted, tmp_path):

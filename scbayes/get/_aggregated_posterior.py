@@ -50,6 +50,9 @@ def aggregated_posterior(
     loc, scale = _latent(adata, key)
     index = _positions(adata, cells)
     loc, scale = loc[index], scale[index]
+    if not len(loc):
+        msg = f"{key!r} has no cells here: a mixture needs at least one (a fit without its cells has none)"
+        raise ValueError(msg)
     each = dist.Normal(loc, scale) if dof is None else dist.StudentT(float(dof), loc, scale)
     return dist.MixtureSameFamily(dist.Categorical(probs=np.full(len(loc), 1 / len(loc), np.float32)), each.to_event(1))
 

@@ -73,8 +73,9 @@ class Trained(NamedTuple):
         State to go on from.
     history
         ``(n_epochs, 2, n_parts)``: mean of each part over training and validation examples.
-    converged
-        Whether the run ended by itself: the validation loss stopped falling, or all epochs were done.
+    done, converged
+        Whether there is nothing to go on with: all epochs were done, or the validation loss had stopped falling; and
+        whether it was the latter (without a validation set or patience: whether all epochs were done).
     interrupted
         The user stopped it (KeyboardInterrupt).
     """
@@ -84,6 +85,7 @@ class Trained(NamedTuple):
     history: np.ndarray
     best_epoch: int
     n_rejected: int
+    done: bool
     converged: bool
     interrupted: bool
 
@@ -140,11 +142,16 @@ def train_epochs(
         interrupted = True
     finally:
         bar.close()
-    done = len(rows) >= recipe.n_epochs or _stopped(state, len(rows), len(validate), recipe)
+    if not rows:
+        raise KeyboardInterrupt("stopped before the first epoch: there is nothing to store")
+    stopped = _stopped(state, len(rows), len(validate), recipe)
+    done = len(rows) >= recipe.n_epochs or stopped
+    watched = len(validate) > 0 and recipe.patience is not None
     best = state.best if len(validate) and np.isfinite(state.best_loss) else state.params
     best_epoch = int(state.best_epoch) if len(validate) else len(rows) - 1
     history = np.array(rows).reshape(len(rows), 2, -1)
-    return Trained(best, state, history, best_epoch, int(state.n_rejected), done, interrupted)
+    converged = stopped if watched else done
+    return Trained(best, state, history, best_epoch, int(state.n_rejected), done, converged, interrupted)
 
 
 def _stopped(state: State, n_epochs: int, n_validate: int, recipe: Recipe) -> bool:

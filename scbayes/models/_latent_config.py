@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
+import numpy as np
+
 #: Distributions of a count given the latent numbers; ``"b"``: binomial, a share of the cell's total.
 LIKELIHOODS = ("nb", "zinb", "poisson", "b")
 #: What has a dispersion of its own.
@@ -154,7 +156,8 @@ def latent_config(model: str, settings: dict) -> LatentConfig:
     if unknown:
         msg = f"config has {unknown}, which model={model!r} does not know; it has {', '.join(known)}"
         raise ValueError(msg)
-    return kind(**settings)
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    return kind(**plain)
 
 
 def latent_config_to_json(config: LatentConfig) -> dict:

@@ -53,6 +53,6 @@ def draw_elbo(fits: list, ax: "Axes | None") -> "Axes":
 
 def _verdict(fit, elbo: float) -> str:
     how = fit.facts["convergence"]
-    state = "converged" if fit.converged else "NOT converged"
+    state = "converged" if how["converged"] else "all epochs done" if how["done"] else "NOT done"
     active = f"{fit.facts['active_units']} of {fit.config.n_latent} dimensions active"
     return f"{state}, {how['n_epochs']} epochs\nELBO {elbo:.1f} at epoch {how['best_epoch']}, {active}"

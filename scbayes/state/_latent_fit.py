@@ -74,8 +74,18 @@ class LatentFit:
 
     @property
     def converged(self) -> bool:
-        """Whether training ended by itself."""
+        """Whether the ELBO had stopped rising: of cells that do not train, where these are watched."""
         return bool(self.facts["convergence"]["converged"])
+
+    @property
+    def verdict(self) -> str:
+        """How training ended, in words."""
+        how = self.facts["convergence"]
+        if how["converged"]:
+            return f"converged, {how['n_epochs']} epochs, best {how['best_epoch']}"
+        if how["done"]:
+            return f"all {how['n_epochs']} epochs done, best {how['best_epoch']}: more (max_epochs) may help"
+        return f"NOT done, {how['n_epochs']} epochs: fit(..., resume=True) goes on"
 
     @property
     def batches(self) -> list[str]:
@@ -113,7 +123,6 @@ class LatentFit:
         facts, how = self.facts, self.facts["convergence"]
         source = "X" if facts["layer"] is None else f"layers[{facts['layer']!r}]"
         batches = "" if facts["batch_key"] is None else f", {len(self.batches)} batches of obs[{facts['batch_key']!r}]"
-        state = "converged" if how["converged"] else "NOT converged: fit(..., resume=True) goes on"
         levels = ", ".join(f"{name} {value:.2f}" for name, value in how["elbo"].items() if value is not None)
         rejected = f", {how['n_rejected']} steps rejected" if how["n_rejected"] else ""
         accuracy = ", ".join(f"{name} {value:.3f}" for name, value in (facts["accuracy"] or {}).items())
@@ -124,7 +133,7 @@ class LatentFit:
             *([f"    ambient      varm[{facts['ambient']['name']!r}]"] if facts["ambient"] else []),
             *([f"    labels       obs[{facts['labels_key']!r}], accuracy {accuracy}"] if self.labels else []),
             f"    here         {len(self.cells)} cells",
-            f"    convergence  {state}, {how['n_epochs']} epochs, best {how['best_epoch']}{rejected}",
+            f"    convergence  {self.verdict}{rejected}",
             f"    ELBO         {levels} nats per cell",
             "    slots        " + ", ".join(sorted(set(self.slots.values()))),
         ]

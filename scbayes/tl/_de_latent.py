@@ -133,6 +133,14 @@ class DecodedCells(CellsAndGenes):
         """Cells with the decoder, and with the contamination that a fit with an ambient part has."""
         wanted = np.any([pair.own | pair.other for pair in pairs], 0)
         cells = cells._replace(decoder=self.decoder._replace(wanted=wanted))
+        if apart := [pair.name for pair in pairs if _apart(cells, pair)]:
+            from scanpy import logging as logg
+
+            logg.warning(
+                f"{apart} and what they are compared with have no batch of the fit in common: what tells the batches "
+                "themselves apart is taken out, such as a treatment that is the batch_key of the fit; "
+                "batch_correction=False leaves it in"
+            )
         return cells._replace(ambient=self._ambient()) if self.reading.fit.config.ambient else cells
 
     def _ambient(self) -> AmbientCells:
@@ -164,6 +172,15 @@ def read_cells(adata: "AnnData", given: dict, seed: int) -> CellsAndGenes:
     layer = fit.facts["layer"] if layer is None and own.fitted is None else layer
     counts = Counts(cells.x, where="the counts of the fit")
     return DecodedCells(seen, counts, layer, None, fit, reading, Decoder(fit.model, *parts), own)
+
+
+def _apart(cells: Cells, pair: Comparison) -> bool:
+    """Whether the arms have no batch in common, and the decoder takes out what differs between their batches."""
+    if cells.decoder.codes is None:
+        return False
+    members = cells.members
+    batches = [set(cells.decoder.batch[members.cell[side[members.unit]]]) for side in (pair.own, pair.other)]
+    return batches[0].isdisjoint(batches[1])
 
 
 def cell_columns(cells: Cells, pair: Comparison, n_pairs: int) -> dict[str, np.ndarray]:

@@ -42,7 +42,7 @@ def fit_latent(adata: "AnnData", given: dict, clock) -> "AnnData | None":
         before = read_latent_fit(adata, key)
         stored = read_unfinished(adata, key)
         if not stored:
-            logg.info(f"    {key!r} had converged: nothing to resume", time=clock)
+            logg.info(f"    {key!r} is done, {before.verdict}: nothing to resume", time=clock)
             return adata.copy() if given["copy"] else None
         run, history = _again(adata, before), before.history
     else:
@@ -55,7 +55,7 @@ def fit_latent(adata: "AnnData", given: dict, clock) -> "AnnData | None":
     out = adata.copy() if given["copy"] else adata
     actual(out, stacklevel=4)
     slots = write_latent_fit(out, fit, found.unfinished)
-    _report(logg, clock, fit, slots, goes_on=found.unfinished is not None)
+    _report(logg, clock, fit, slots)
     if found.interrupted:
         said = "nothing is stored, since copy=True" if given["copy"] else "the fit so far is stored"
         raise KeyboardInterrupt(said + "; go on with fit(..., resume=True)" * (not given["copy"]))
@@ -68,7 +68,7 @@ def _anew(adata: "AnnData", given: dict) -> LatentRun:
     config = latent_config(given["model"], dict(given["config"] or {}))
     check_together(config, given)
     columns = np.arange(adata.n_vars) if source.mask is None else np.flatnonzero(source.mask)
-    covariates = (given["covariates"],) if isinstance(given["covariates"], str) else tuple(given["covariates"])
+    covariates = (given["covariates"],) if isinstance(given["covariates"], str) else tuple(given["covariates"] or ())
     facts = {
         "layer": source.layer,
         "mask_var": source.mask_var,
@@ -149,6 +149,7 @@ def _as_fit(run: LatentRun, found: Found, key: str, adata: "AnnData") -> LatentF
         "accuracy": found.accuracy,
         "convergence": {
             "converged": found.converged,
+            "done": found.unfinished is None,
             "n_epochs": len(found.history),
             "best_epoch": found.best_epoch + 1,
             "n_rejected": found.n_rejected,
@@ -181,11 +182,10 @@ def _fingerprint(cells: LatentCells) -> str:
     return digest.hexdigest()
 
 
-def _report(logg, clock, fit: LatentFit, slots: list[str], *, goes_on: bool) -> None:
+def _report(logg, clock, fit: LatentFit, slots: list[str]) -> None:
     how = fit.facts["convergence"]
     if not how["converged"]:
-        what = "go on with sb.tl.fit(adata, resume=True)" if goes_on else "raise max_epochs in config"
-        logg.warning(f"the fit {fit.key!r} has not converged: {what}")
+        (logg.info if how["done"] else logg.warning)(f"    {fit.key!r}: {fit.verdict}")
     if how["n_rejected"]:
         logg.warning(f"{how['n_rejected']} steps were not finite and were not taken")
     if fit.config.ambient and not fit.facts["ambient"]["identified"]:

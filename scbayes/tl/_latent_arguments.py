@@ -5,7 +5,7 @@ from inspect import Signature
 from typing import TYPE_CHECKING
 
 from scbayes.models._latent_config import LATENT_MODELS, LatentConfig
-from scbayes.state import is_latent
+from scbayes.state import is_latent, read_manifest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +31,9 @@ def means_latent(adata: "AnnData", given: dict, signature: Signature) -> bool:
     again = given["resume"] or given["update"]
     latent = is_latent(adata, given["key_added"]) if again else given["model"] in LATENT_MODELS
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    if latent and again:
+        _check_again(adata, given, defaults)
+        return True
     known = (*SHARED, *OWN) if latent else [name for name in given if name not in OWN]
     foreign = [name for name, value in given.items() if name not in known and value != defaults[name]]
     if foreign and latent:
@@ -43,6 +46,21 @@ def means_latent(adata: "AnnData", given: dict, signature: Signature) -> bool:
         msg = f"config is a {type(given['config']).__name__}: give a dict of settings, such as {{'n_latent': 20}}"
         raise TypeError(msg)
     return latent
+
+
+def _check_again(adata: "AnnData", given: dict, defaults: dict) -> None:
+    """Refuse other settings than those of the fit that is gone on with, and cells to add to it."""
+    key = given["key_added"]
+    if given["update"]:
+        msg = f"update=True: cells are not added to {key!r}, which has a latent space: place them with reference="
+        raise ValueError(msg)
+    model = read_manifest(adata, key)["model"]["model"]
+    free = ("adata", "resume", "key_added", "progress", "copy")
+    foreign = [name for name, value in given.items() if name not in free and value != defaults[name]]
+    foreign = [name for name in foreign if name != "model" or given["model"] != model]
+    if foreign:
+        msg = f"resume=True goes on with the settings of {key!r}: leave out {', '.join(foreign)}, or fit anew"
+        raise ValueError(msg)
 
 
 def check_together(config: LatentConfig, given: dict) -> None:

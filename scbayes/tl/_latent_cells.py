@@ -156,6 +156,9 @@ def label_codes(adata: "AnnData", key: str, names: list[str]) -> np.ndarray:
 def covariates_of(adata: "AnnData", names: tuple[str, ...]) -> list[dict]:
     """What covariates are: categories, or mean and standard deviation of numbers; plain values."""
     found = []
+    if len(set(names)) < len(names):
+        msg = f"covariates name a column twice: {list(names)}"
+        raise ValueError(msg)
     for name in names:
         if name not in adata.obs:
             msg = f"no column {name!r} in adata.obs, which has {list(adata.obs.columns)}"

@@ -77,11 +77,12 @@ class LatentReading(NamedTuple):
         """
         if transform_batch is None:
             return [None]
-        names = [transform_batch] if isinstance(transform_batch, str | int | np.integer) else list(transform_batch)
+        one = isinstance(transform_batch, str) or not np.iterable(transform_batch)
+        names = list(dict.fromkeys([transform_batch] if one else transform_batch))
         unknown = [name for name in names if str(name) not in self.fit.batches]
         if unknown or not names:
             known = f"its batches are {self.fit.batches}" if self.fit.batches else "it was fitted without batch_key"
-            msg = f"transform_batch={transform_batch!r}: {self.fit.key!r} does not know {unknown}; {known}"
+            msg = f"transform_batch: {self.fit.key!r} does not know {unknown[:5]}; {known}"
             raise ValueError(msg)
         return [self.fit.batches.index(str(name)) for name in names]
 
@@ -159,8 +160,10 @@ def encode_cells(model: LatentModel, params, fixed: dict, cells: LatentCells) ->
 
 
 def in_blocks(n: int, size: int) -> Iterator[tuple[np.ndarray, slice]]:
-    """Positions from 0 to n in blocks of one size, the last position repeated at the end; and without the repeats."""
-    size = min(size, n)
+    """Positions from 0 to n in blocks of one size, the last position repeated at the end; and without the repeats.
+
+    Blocks are of one size for any n, so that a few new cells need no compilation of their own.
+    """
     for first in range(0, n, size):
         stop = min(first + size, n)
         yield np.minimum(np.arange(first, first + size), n - 1), slice(first, stop)

@@ -21,6 +21,8 @@ KINDS = {"marginal": 1000, "elbo": 100, "reconstruction": 100}
 SHARED = ("adata", "key", "by", "n_samples", "reference", "layer", "rng", "key_added", "copy")
 #: Above this Pareto k-hat, importance sampling is not to be trusted (Vehtari et al. 2024).
 K_HAT = 0.7
+#: Share of such cells that is said.
+UNSURE = 0.05
 #: Draws below which the tail of the weights has no shape.
 FEWEST = 25
 
@@ -39,6 +41,9 @@ def log_likelihood_latent(adata: "AnnData", given: dict, signature: Signature) -
     said = f"mean {value.mean():.3f} nats per cell"
     if kind == "marginal":
         facts["share_unsure"] = float(np.mean(found["log_likelihood_k_hat"] > K_HAT))
+        if facts["share_unsure"] > UNSURE:
+            share = f"{facts['share_unsure']:.0%}"
+            logg.warning(f"Pareto k-hat is above {K_HAT:g} in {share} of the cells: raise n_samples, or read with care")
         said += f"; Pareto k-hat above {K_HAT:g} in {facts['share_unsure']:.0%} of the cells"
     values = {("obs", what): column for what, column in found.items()}
     how = {"fit": reading.fit, "facts": facts, "clock": clock, "copy": given["copy"], "said": f"finished: {said}"}

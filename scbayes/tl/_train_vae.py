@@ -56,7 +56,7 @@ def train_vae(run: LatentRun, stored: list | None, history: np.ndarray | None, *
         accuracy=_accuracy(model, trained.params, run, loc) if run.sizes.n_labels else None,
         converged=trained.converged,
         interrupted=trained.interrupted,
-        unfinished=None if trained.converged else [np.asarray(leaf) for leaf in jax.tree.leaves(trained.state)],
+        unfinished=None if trained.done else [np.asarray(leaf) for leaf in jax.tree.leaves(trained.state)],
     )
 
 
