@@ -115,11 +115,9 @@ summary_string test_indices train_indices validation_indices"""
 COLUMNS = """proba_de bayes_factor scale1 scale2 lfc_mean lfc_median lfc_std is_de_fdr_0.05 non_zeros_proportion1
 non_zeros_proportion2"""
 #: Arguments that mean the same wherever they are, and have one row.
-SAME = set(
-    """adata indices batch_size dataloader data_loader_kwargs datamodule silent use_cuda accelerator device devices
-    idx1 idx2 mode delta change_fn m1_domain_fn cred_interval_lvls use_permutation M_permutation use_observed_batches
-    batchid1 batchid2 fdr_target all_stats output_file save_dir filename""".split()
-)
+SAME = """adata indices batch_size dataloader data_loader_kwargs datamodule silent use_cuda accelerator device devices
+idx1 idx2 mode delta change_fn m1_domain_fn cred_interval_lvls use_permutation M_permutation use_observed_batches
+batchid1 batchid2 fdr_target all_stats output_file save_dir filename"""
 #: What needs no counterpart: loaders and devices, registries, and what memory or old files asked for.
 WITHOUT = {
     *("batch_size=", "dataloader=", "data_loader_kwargs=", "datamodule=", "use_cuda=", "accelerator=", "device="),
@@ -138,6 +136,44 @@ WITHOUT = {
     *(f"get_importance_weights({name}=)" for name in ("qz", "px", "zs", "max_cells", "truncation", "n_mc_samples")),
     "get_importance_weights(n_mc_samples_per_pass=)",
 }
+
+
+#: Shape of what rows give, by their first name: `c` cells, `g` genes, `n` new cells, 3 genes that are named, 5 latent
+#: dimensions, `*` what is a matter of chance; of a dict, its length comes first.
+SHAPES = """
+    indices c, nb_cells, raw_data c g, get_var_names g, history 10 6, train_indices 149, load c g, indices= 623 g,
+    Posterior(gene_dataset=) 577 g, adata c g, adata= n 15085, load(adata=) n 15085, get_latent c 5,
+    get_latent(give_mean=) 4 c 5, get_latent(sample=) 1 c 5, differential_abundance c 4,
+    get_latent_representation(return_dist=) c 5, get_latent_library_size c, get_latent_library_size(give_mean=) c,
+    get_aggregated_posterior 50, get_aggregated_posterior(dof=) 50, differential_abundance(sample_key=) c,
+    get_sample_scale c 3, get_sample_scale(transform_batch=) c 3, get_sample_scale(gene_list=) c 1,
+    get_sample_scale(library_size=) c 3, get_sample_scale(return_df=) c 3, get_sample_scale(n_samples=) c 3,
+    get_sample_scale(return_mean=) 25 c 3, get_normalized_expression(n_samples_overall=) 500 3, scale_sampler 500 3,
+    get_normalized_expression(weights=) 500 3, scale_sampler(selection=) 500 3, scale_sampler(n_samples=) 100 3,
+    scale_sampler(n_samples_per_cell=) 3 c 3, scale_sampler(batchid=) 100 3, scale_sampler(give_mean=) c 3,
+    scale_sampler(use_observed_batches=) 100 3, differential_expression_stats 10 c 3, imputation c 3,
+    differential_expression_stats(M_sampling=) 20 c 3, imputation(n_samples=) c 3, generate 3 5 c,
+    generate(n_samples=) 3g 8, generate(genes=) 1 5 c, get_denoised_counts c g,
+    posterior_predictive_sample(transform_batch=) 3g 6, generate_denoised_samples 3 5 c, get_ambient_profile g *,
+    generate_denoised_samples(n_samples=) 3 3 c, generate_parameters 2 c 3, generate_parameters(n_samples=) 2 5 c 3,
+    generate_parameters(give_mean=) 2 c 3, generate_feature_correlation_matrix g g,
+    generate_feature_correlation_matrix(n_samples=) g g, generate_feature_correlation_matrix(rna_size_factor=) 3 3,
+    generate_feature_correlation_matrix(transform_batch=) 3 3, generate_feature_correlation_matrix(correlation_type=)
+    3 3, elbo c 1, get_elbo(return_mean=), reconstruction_error c 1, get_reconstruction_error(return_mean=),
+    marginal_ll c 3, marginal_ll(n_mc_samples=) c 3, get_marginal_ll(return_mean=), entropy_batch_mixing, knn_purity,
+    clustering_scores 4, clustering_scores(prediction_algorithm=) 4, nn_overlap_score 2, accuracy 2, corrupted *,
+    uncorrupted *, imputation_list 8 *, imputation_list(n_samples=) * 5, imputation_score,
+    imputation_score(original_list=), imputation_score(n_samples=), get_importance_weights g *,
+    differential_expression_score 3g *, mode= g, delta= 3g *, differential_expression(groupby=) 3g *,
+    differential_expression(group1=) 2g *, differential_expression(group2=) g *, idx1= g *, change_fn= 3g *,
+    m1_domain_fn= 3g *, cred_interval_lvls= 3g *, use_permutation= 3g *, differential_expression_score(n_samples=) 3g
+    *, differential_expression(batch_correction=) 3g *, fdr_target= 3g *, use_observed_batches= 3g *, batchid1= 3g *,
+    all_stats= g 4, differential_expression(weights=) 3g *, differential_expression(filter_outlier_cells=) 3g *,
+    one_vs_all_degenes 3g *, one_vs_all_degenes(cell_labels=) 3g *, one_vs_all_degenes(subset=) 3g *,
+    one_vs_all_degenes(min_cells=) 3g *, within_cluster_degenes 3g *, within_cluster_degenes(states=) 3g *,
+    within_cluster_degenes(cell_labels=) 3g *, within_cluster_degenes(batch1=) 3g *, proba_de g, bayes_factor g,
+    scale1 g 2, lfc_mean g 3, is_de_fdr_0.05 g, non_zeros_proportion1 g 2
+"""
 
 
 class Row(NamedTuple):
@@ -173,8 +209,8 @@ def test_every_name_has_a_row_and_no_other():
     names = {*POSTERIOR, *SCAR, *f"{POSTERIOR_ATTRIBUTES} {SCAR_ATTRIBUTES} {COLUMNS}".split()}
     names |= {name for _, name in arguments() if name.startswith("**")}
     plain = [(function, name) for function, name in arguments() if not name.startswith("**")]
-    names |= {f"{name}=" if name in SAME else f"{function}({name}=)" for function, name in plain}
-    further = {f"{function}({name}=)" for function, name in plain if name in SAME}  # what also has a row of its own
+    names |= {f"{name}=" if name in SAME.split() else f"{function}({name}=)" for function, name in plain}
+    further = {f"{function}({name}=)" for function, name in plain if name in SAME.split()}  # some have their own, too
     assert names - set(found) == set()
     assert set(found) - names <= further
 
@@ -224,9 +260,11 @@ def run(code: list[str], names: dict) -> list[dict]:
     for line in code:
         try:
             value = eval(compile(line, str(PAGE), "eval"), names)
-            if value is None:
+            if value is None and line.startswith("sb.pl."):
+                value = plt.gca()
+            elif value is None:
                 own = names["new_cells"] if "(new_cells" in line else names["adata"]
-                value = names["sb"].get.de(own) if line.startswith("sb.tl.de(") and "fitted" not in line else own
+                value = names["sb"].get.de(own) if line.startswith("sb.tl.de(adata,") else own
             found.append(summary(value))
         except Exception as error:
             error.add_note(f"docs/scvi.md: {line}")
@@ -242,13 +280,42 @@ def walk() -> dict[str, list[dict]]:
     exec(compile(load, str(PAGE), "exec"), names)
     copied = ("adata", "new_cells")
     codes = {" ".join(row.code): row.code for row in rows if row.code}
-    found = {}
-    from time import perf_counter
-    for text, code in codes.items():
-        t = perf_counter()
-        found[text] = run(code, names | {name: names[name].copy() for name in copied})
-        print(f"{perf_counter() - t:5.1f} s {text}", found[text][-1], flush=True)
-    return found
+    return {text: run(code, names | {name: names[name].copy() for name in copied}) for text, code in codes.items()}
+
+
+def expected() -> dict[str, list[str]]:
+    """Name of a row -> shape."""
+    return {name: shape for name, *shape in (row.split() for row in SHAPES.split(","))}
+
+
+@pytest.mark.slow
+def test_every_row_runs_in_a_process_that_reads_the_file(tmp_path, monkeypatch):
+    make, _, rows = read_page()
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(make, str(PAGE), "exec"), names)
+    with (tmp_path / "log.txt").open("w", encoding="utf-8") as log:
+        own = os.environ | {"MPLBACKEND": "Agg"}
+        there = subprocess.run([sys.executable, __file__], stdout=log, stderr=log, env=own, check=False)
+    assert there.returncode == 0, (tmp_path / "log.txt").read_text(encoding="utf-8")[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert set(found) == {" ".join(row.code) for row in rows if row.code}
+    assert [text for text, parts in found.items() if not all(part["finite"] for part in parts)] == []
+
+    c, g = names["adata"].shape
+    sizes = {"c": c, "g": g, "2g": 2 * g, "3g": 3 * g, "n": 144}
+    last = {row.names[0]: found[" ".join(row.code)][-1]["shape"] for row in rows if row.code}
+    for name, shape in expected().items():
+        right = [n if size == "*" else int(sizes.get(size, size)) for size, n in zip(shape, last[name], strict=True)]
+        assert last[name] == right, name
+    others = {name: shape for name, shape in last.items() if shape not in ([], [c, g]) and name not in expected()}
+    assert set(others) == {"adata_manager"}
+
+
+def test_a_row_that_fails_is_named():
+    with pytest.raises(AttributeError) as caught:
+        run(["np.pi", "np.nothing_of_the_kind"], {"np": np})
+    assert caught.value.__notes__ == ["docs/scvi.md: np.nothing_of_the_kind"]
 
 
 if __name__ == "__main__":
