@@ -32,8 +32,9 @@ import numpy as np
 from _common import parser, report
 from _docs_table import write_table
 from _latent_data import SETS, prepare, read
+from _latent_methods import run
 from _latent_scores import native_scores, space_scores
-from _process import Work, scvi_environment
+from _process import scvi_environment
 from scipy import sparse
 
 #: Arguments of _scvi_latent.py.
@@ -41,16 +42,33 @@ FEWER = "--epochs", 100, "--warmup", 100
 SCVI = {"SCVI": (), "SCVI, 100 epochs": FEWER}
 SCAR = {f"SCAR {kind}, 100 epochs": ("--model", "SCAR", "--likelihood", kind, *FEWER) for kind in ("b", "nb")}
 PEERS = SCVI | SCAR
-#: Model and epochs (None: the model chooses) of ours.
-OURS = {"vae": ("vae", 400), "vae, 100 epochs": ("vae", 100), "factors": ("factors", None)}
-#: Models of ours that can be fitted by now; `factors` cannot.
-READY = ("vae",)
+
+
+def epochs(n: int, **config) -> tuple:
+    return "vae", {"max_epochs": n, "kl_warmup": 1.0, "early_stopping": False} | config, None
+
+
+#: Of ours: model, config, name of the ambient profile; where no epochs are given, defaults.
+OURS = {
+    "vae": ("vae", {}, None),
+    "vae zinb": ("vae", {"likelihood": "zinb"}, None),
+    "vae, 100 epochs": epochs(100),
+    "vae zinb, 100 epochs": epochs(100, likelihood="zinb"),
+    "vae, 400 epochs": epochs(400),
+    "vae zinb, 400 epochs": epochs(400, likelihood="zinb"),
+    "factors": ("factors", {}, None),
+    "vae ambient nb": ("vae", {}, "profile"),
+    "vae ambient b": ("vae", {"likelihood": "b"}, "profile"),
+    "denoise": "denoise",
+}
 METHODS = ("PCA", *PEERS, *OURS)
 #: What each set is for. 400 epochs of SCVI on kang take half an hour.
+AT_400 = "vae, 400 epochs", "vae zinb, 400 epochs"
+AT_100 = "vae, 100 epochs", "vae zinb, 100 epochs"
 RUNS = {
     "ambient": METHODS,
-    "scmix": ("PCA", "SCVI", "vae", "factors"),
-    "kang": ("PCA", "SCVI, 100 epochs", "vae, 100 epochs", "factors"),
+    "scmix": ("PCA", "SCVI", "vae", "vae zinb", *AT_400, "factors"),
+    "kang": ("PCA", "SCVI, 100 epochs", "vae", "vae zinb", *AT_100, "factors"),
 }
 #: Draws of z for the marginal: of each validation cell, and of every cell. SCAR, which takes one a pass, gets a tenth.
 SAMPLES = {"ambient": (1000, 100), "scmix": (100, 10), "kang": (100, 10)}
@@ -104,7 +122,7 @@ def there(method: str, folder: Path, python: Path | None, args) -> bool:
     result = Path(f"{stem(folder, method)}.json")
     if result.is_file() and not (args.again and method in OURS):
         return True
-    if (method in OURS and OURS[method][0] not in READY) or (method in PEERS and python is None):
+    if method in PEERS and python is None:
         sys.stderr.write(f"{folder.name}: {method} is left out, it is not there\n")
         return False
     if method in PEERS:
@@ -121,51 +139,14 @@ def there(method: str, folder: Path, python: Path | None, args) -> bool:
 def child(name: str, method: str, args) -> None:
     """Run a method of this environment and keep what it found."""
     folder = args.folder / name
-    adata, load = read(folder), os.getloadavg()[0]
-    facts, arrays = pca(adata) if method == "PCA" else ours(adata, *OURS[method], SAMPLES[name])
+    load = os.getloadavg()[0]
+    facts, arrays = run(read(folder), OURS.get(method, method), SAMPLES[name])
     facts |= {"load": [load, os.getloadavg()[0]]}
+    for part in ("native_mean", "integers"):
+        if part in arrays:
+            sparse.save_npz(f"{stem(folder, method)}.{part}.npz", sparse.csr_matrix(arrays.pop(part)))
     np.savez_compressed(f"{stem(folder, method)}.npz", **arrays)
     Path(f"{stem(folder, method)}.json").write_text(json.dumps(facts, indent=2, default=float) + "\n")
-
-
-def pca(adata, n_latent: int = 10) -> tuple[dict, dict]:
-    """The yardstick without a model: principal components of log-normalised counts, batches as they are."""
-    import scanpy as sc
-
-    work = Work()
-    sc.pp.normalize_total(adata)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=n_latent)
-    return work.done(), {"latent": adata.obsm["X_pca"]}
-
-
-def ours(adata, model: str, epochs: int | None, samples: tuple[int, int]) -> tuple[dict, dict]:
-    """What RUN.json and RUN.npz hold of a latent model of ours (see above); an epoch's share of compilation included.
-
-    To be done: with a likelihood of the cells under a latent fit, `facts["validation"]` and `facts["all"]` as
-    `_scvi_latent.py` has them, with S = `samples`, and the arrays of their cells.
-    """
-    import scbayes as sb
-
-    order = np.argsort(adata.obs["split"] == "validation", kind="stable")  # those that train come first
-    own = adata[order].copy()
-    config = {"max_epochs": epochs}
-    if model == "vae":
-        config |= {"likelihood": "zinb", "early_stopping": False, "shuffle_set_split": False}
-    work = Work()
-    sb.tl.fit(own, model, batch_key="batch", config=config, progress=False)
-    facts = work.done()
-    sb.tl.latent(own)
-    fit = sb.get.fit(own)
-    n_epochs = len(fit.history)
-    if model == "vae":
-        assert np.array_equal(fit.split == "validation", own.obs["split"] == "validation")
-    facts |= {"epochs": n_epochs}
-    facts |= {f"{name} an epoch": facts[name] / max(n_epochs, 1) for name in ("seconds", "cpu s")}
-    kept = {"elbo_validation_history": -fit.table["validation_elbo"].to_numpy(np.float64)}
-    kept |= {"elbo_validation_epochs": np.arange(n_epochs), "latent": np.empty_like(own.obsm["X_sb"])}
-    kept["latent"][order] = own.obsm["X_sb"]
-    return facts, kept
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -216,9 +197,11 @@ def curve(folder: Path, method: str, facts: dict) -> dict | None:
     return {f"epoch {epoch}": float(at[epoch - 1]) for epoch in EPOCHS if epoch - 1 in at}
 
 
-def space(folder: Path, method: str, facts: dict) -> dict:
-    kept = Path(f"{stem(folder, method)}.spaces.json")
+def space(folder: Path, method: str, facts: dict) -> dict | None:
+    kept = Path(f"{stem(folder, method)}.scores.json")
     result = Path(f"{stem(folder, method)}.npz")
+    if "latent" not in np.load(result):
+        return None
     if not kept.is_file() or kept.stat().st_mtime < result.stat().st_mtime:
         of_cells, found = np.load(folder / "cells.npz"), np.load(result)
         kept.write_text(json.dumps(space_scores(found["latent"], of_cells["batch"], of_cells["label"])) + "\n")
