@@ -3,19 +3,20 @@
 Data (`_latent_data.py`), written once into `--folder` as arrays that every method reads, with one split of the cells:
 `ambient` (simulated, two batches, known ambient counts), `scmix` (three cell lines by two protocols) and `kang` (blood
 of eight donors with and without interferon, 16 batches). Methods: principal components of log counts, scvi-tools' SCVI
-and SCAR (`_scvi_latent.py`, in an environment of its own) and `sb.tl.fit` with `vae` and `factors`. Sizes are those of
-scvi-tools (10 latent, 128 hidden units, minibatches of 128 cells); where a name has a number of epochs, the KL term has
-its full weight at the last of them, with scvi-tools' 400 epochs likewise.
+and SCAR (`_scvi_latent.py`, in an environment of its own); `sb.tl.fit` with `vae`, also with an ambient part, and with
+`factors`; `sb.tl.denoise` (`_latent_methods.py`). Sizes are those of scvi-tools (10 latent, 128 hidden units,
+minibatches of 128 cells); where a name has a number of epochs, the KL term has its full weight at the last of them, and
+that one is taken, with scvi-tools' 400 epochs likewise. `vae` without a number has its defaults: it stops early.
 
 Each run has a process of its own. What it found is kept in FOLDER/DATA, and not run again; `--again` runs ours again:
 
-    RUN.json             epochs, seconds and processor seconds of training (validation left out), also of an epoch
-                         (median), peak MB, threads, load; of `validation` and `all` cells: elbo, reconstruction,
-                         marginal (means), samples S of the marginal and its seconds
+    RUN.json             epochs, seconds and processor seconds of training (scvi-tools': validation left out), also of
+                         an epoch without compilation, peak MB after training, threads, load; of `validation` and
+                         `all` cells: elbo, reconstruction, marginal (means), S of the marginal and its seconds
     RUN.npz              latent (cells x dimensions); elbo, reconstruction and marginal of cells, `_validation` in the
                          order of that part of cells.npz and `_all`; epoch_seconds, epoch_cpu; X_history at X_epochs;
-                         of SCAR rho
-    RUN.native_mean.npz, RUN.integers.npz   CSR, native counts as expected and as whole numbers, of SCAR
+                         of ambient parts rho
+    RUN.native_mean.npz, RUN.integers.npz   CSR, native counts as expected and as whole numbers, likewise
 
 Scores of latent spaces and of native counts: `_latent_scores.py`. Figures of likelihood are nats per cell. S differs
 between data: compare marginals of one data set only.
