@@ -170,13 +170,16 @@ def test_many_categories(adata):
     ("settings", "error", "message"),
     [
         ({"method": "pca"}, ValueError, "choose 'umap', 'tsne' or None"),
-        ({"method": None, "dimensions": (1, 5)}, ValueError, "the latent space has 4"),
+        ({"method": None, "dimensions": (1, 5)}, ValueError, "give two of the 4"),
         ({"method": None, "dimensions": (0, 1)}, ValueError, "from 1 on"),
         ({"color": "nobody"}, KeyError, "color='nobody'"),
         ({"color": []}, ValueError, "empty"),
         ({"key": "vae"}, KeyError, "X_vae"),
         ({"n_cells": 3}, ValueError, "fewer than 5 cells"),
         ({"color": ["kind", "score"], "ax": "one"}, ValueError, "2 panels and 1 axes"),
+        ({"method": None, "dimensions": (1, 2, 3)}, ValueError, "give two of the 4"),
+        ({"layer": "zz"}, KeyError, "no layer 'zz'"),
+        ({"n_neighbors": 1}, ValueError, "at least 2"),
     ],
 )
 def test_what_is_wrong(adata, settings, error, message):

@@ -87,7 +87,7 @@ def latent(
     one = color is None or isinstance(color, str)
     colors = [color] if one else list(color)
     table = get.latent(adata, key)
-    _check(adata, table, colors, method, dimensions)
+    _check(adata, table, colors, method, dimensions=dimensions, layer=layer, n_neighbors=n_neighbors)
     rng = np.random.default_rng(rng)
     chosen = rng.permutation(len(table))[:n_cells]
     z = table.to_numpy(float)[chosen]
@@ -116,13 +116,27 @@ def latent(
 
 
 def _check(
-    adata: "AnnData", table: pd.DataFrame, colors: list, method: str | None, dimensions: tuple[int, int]
+    adata: "AnnData",
+    table: pd.DataFrame,
+    colors: list,
+    method: str | None,
+    *,
+    dimensions: tuple[int, int],
+    layer: str | None,
+    n_neighbors: int | None,
 ) -> None:
     if method not in METHODS:
         msg = f"method={method!r}: choose 'umap', 'tsne' or None"
         raise ValueError(msg)
-    if method is None and not all(1 <= d <= table.shape[1] for d in dimensions):
-        msg = f"dimensions={dimensions}: the latent space has {table.shape[1]}, from 1 on"
+    outside = method is None and not all(1 <= d <= table.shape[1] for d in dimensions)
+    if len(dimensions) != 2 or outside:
+        msg = f"dimensions={dimensions}: give two of the {table.shape[1]} of the latent space, from 1 on"
+        raise ValueError(msg)
+    if layer is not None and layer not in adata.layers:
+        msg = f"no layer {layer!r}: adata.layers has {[name for name in adata.layers if name is not None]}"
+        raise KeyError(msg)
+    if n_neighbors is not None and n_neighbors < 2:
+        msg = f"n_neighbors={n_neighbors!r}: give at least 2"
         raise ValueError(msg)
     if not colors:
         msg = "color is an empty list: name a column of obs or a gene"
