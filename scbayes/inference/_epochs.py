@@ -155,7 +155,11 @@ def train_epochs(
 
 
 def _stopped(state: State, n_epochs: int, n_validate: int, recipe: Recipe) -> bool:
-    return bool(n_validate and recipe.patience is not None and n_epochs - 1 - int(state.best_epoch) >= recipe.patience)
+    """Whether patience has run out; it starts when the ramp is at 1: before, another loss is made small."""
+    if not n_validate or recipe.patience is None:
+        return False
+    since = max(int(state.best_epoch), int(np.ceil(recipe.warmup * recipe.n_epochs)) - 1)
+    return n_epochs - 1 - since >= recipe.patience
 
 
 def _in_blocks(ids: np.ndarray, size: int) -> np.ndarray:
@@ -216,11 +220,10 @@ def _compiled(parts: Callable, loss: Callable, optimizer, warmup: int) -> Callab
         sums, losses = jax.lax.map(partial(validate, state.params, data, same), held)
         n = (held >= 0).sum()
         at = losses.sum() / n
-        counts = number * len(order) + len(order) >= warmup  # before, another loss is made small
-        better = counts & (at < state.best_loss)
+        better = at < state.best_loss
         best = jax.tree.map(partial(jnp.where, better), state.params, state.best)
         best_loss = jnp.where(better, at, state.best_loss)
-        best_epoch = jnp.where(better | ~counts, number, state.best_epoch).astype(jnp.int32)
+        best_epoch = jnp.where(better, number, state.best_epoch).astype(jnp.int32)
         state = state._replace(best=best, best_loss=best_loss, best_epoch=best_epoch)
         return state, jnp.stack([means.mean(0), sums.sum(0) / n])
 
