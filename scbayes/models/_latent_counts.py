@@ -10,6 +10,8 @@ from numpyro.distributions import constraints
 
 #: Shares of the counts nearer to 1 than this are taken as this.
 MOST = 1 - 1e-6
+#: Log odds of an excess zero below the negative of this are taken as that: single precision has room for the odds.
+LEAST = 60.0
 #: Log of a size above which counts are taken as Poisson.
 MOST_SIZE = 14.0
 
@@ -123,9 +125,10 @@ class LatentCounts(dist.Distribution):
             positive = positive + log_rising(value, jnp.exp(log_theta))
         if decoded.gate_logit is None:
             return positive
-        gate = decoded.gate_logit
-        zero = jnp.logaddexp(gate, log_zero)
-        return jnp.where(value > 0, positive, zero) - jax.nn.softplus(gate)
+        gate = jnp.maximum(decoded.gate_logit, -LEAST)
+        against = jnp.exp(-gate)  # odds against an excess zero; logaddexp costs twice as much, mostly in its gradient
+        zero = jnp.log1p(against * jnp.exp(log_zero))
+        return jnp.where(value > 0, positive - gate, zero) - jnp.log1p(against)
 
     def sample(self, key: Array, sample_shape: tuple = ()) -> Array:
         """Draw counts."""
