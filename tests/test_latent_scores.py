@@ -73,7 +73,10 @@ def log_density(model, inputs, v) -> np.ndarray:
             total = np.asarray(inputs.cells.total)[:, None]
             log_p = stats.binom.logpmf(x, total, np.minimum(mean / total, 1 - 1e-6))
         case _:
-            theta = np.exp(np.asarray(decoded.log_theta, float))
+            native = np.exp(np.asarray(decoded.log_native, float))
+            theta = (
+                np.exp(np.asarray(decoded.log_theta, float)) * (mean / native) ** 2
+            )  # variance: mean + native^2/theta
             log_p = stats.nbinom.logpmf(x, theta, theta / (theta + mean))
     if decoded.gate_logit is not None:
         gate = 1 / (1 + np.exp(-np.asarray(decoded.gate_logit, float)))

@@ -163,7 +163,7 @@ SHAPES = """
     marginal_ll c 3, marginal_ll(n_mc_samples=) c 3, get_marginal_ll(return_mean=), entropy_batch_mixing, knn_purity,
     clustering_scores 4, clustering_scores(prediction_algorithm=) 4, nn_overlap_score 2, accuracy 2, corrupted *,
     uncorrupted *, imputation_list 8 *, imputation_list(n_samples=) * 5, imputation_score,
-    imputation_score(original_list=), imputation_score(n_samples=), get_importance_weights g *,
+    imputation_score(original_list=), imputation_score(n_samples=), get_importance_weights 100 3,
     differential_expression_score 3g *, mode= g, delta= 3g *, differential_expression(groupby=) 3g *,
     differential_expression(group1=) 2g *, differential_expression(group2=) g *, idx1= g *, change_fn= 3g *,
     m1_domain_fn= 3g *, cred_interval_lvls= 3g *, use_permutation= 3g *, differential_expression_score(n_samples=) 3g
