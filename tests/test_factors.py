@@ -11,7 +11,7 @@ from scbayes.counts._dense_blocks import dense_blocks
 from scbayes.models import _factor_cells, _factors
 from scbayes.models._factor_cells import visit
 from scbayes.models._factor_genes import GeneState, Priors, Sums, pairs_of
-from scbayes.models._factors import FactorParams, decode_factors, encode_factors, fit_factors
+from scbayes.models._factors import FactorParams, fit_factors, modes
 
 
 def simulate(seed=0, *, n_cells=1500, n_genes=300, n_latent=3, depth=2000.0, n_batches=2):
@@ -63,6 +63,11 @@ def fitted():
     return counts, params, z, fit_factors(counts, n_latent=3)
 
 
+def encode(params: FactorParams, counts: Counts, size: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    size = counts.totals().astype(float) if size is None else size
+    return modes(params, counts, size, np.zeros((counts.n_cells, params.loadings.shape[1])))
+
+
 # --- the cells --------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +78,7 @@ def test_cells_are_at_the_mode_of_the_posterior(likelihood):
         params = params._replace(log_theta=np.full(60, np.inf))
     x = dense(counts)
     size = 1.3 * x.sum(1)  # a size factor that is not the total
-    loc, scale = encode_factors(params, counts, np.log(size))
+    loc, scale = encode(params, counts, size)
     for c in range(0, 40, 4):
 
         def log_posterior(z, c=c):
@@ -93,23 +98,15 @@ def test_cells_far_from_the_start_get_there():
     counts, params, _ = simulate(2, n_cells=30, n_genes=80, depth=5000)
     params = params._replace(loadings=4 * params.loadings)  # Newton's method without damping overshoots here
     x = dense(counts)
-    loc, _ = encode_factors(params, counts)
+    loc, _ = encode(params, counts)
     slope = [
         optimize.approx_fprime(
             loc[c], lambda z, c=c: log_likelihood(params, x[c], x[c].sum(), z, counts.batch[c]).sum() - 0.5 * z @ z
         )
         for c in range(30)
     ]
-    _, scale = encode_factors(params, counts)
+    _, scale = encode(params, counts)
     assert np.abs(np.array(slope) * scale**2).max() < 0.01  # what is left of Newton's step
-
-
-def test_decode_is_the_log_share():
-    _, params, z = simulate(3, n_cells=10)
-    batch = np.arange(10) % 2
-    np.testing.assert_allclose(decode_factors(params, z, batch), log_share(params, z, batch), atol=1e-5)
-    draws = decode_factors(params, np.stack([z, -z]), batch)
-    np.testing.assert_allclose(draws[1], log_share(params, -z, batch), atol=1e-5)
 
 
 # --- the genes --------------------------------------------------------------------------------------------------------
@@ -230,7 +227,7 @@ def test_parameters_are_recovered(fitted):
 
 def test_intervals_of_the_cells_cover(fitted):
     counts, truth, z, fit = fitted
-    loc, scale = encode_factors(truth, counts, np.log(counts.expected))
+    loc, scale = encode(truth, counts, counts.expected)
     size = counts.expected
     precision = precisions(counts, truth, loc, size)
     np.testing.assert_allclose(scale, np.diagonal(precision, axis1=1, axis2=2) ** -0.5, rtol=0.01)
@@ -288,7 +285,7 @@ def test_history_is_a_lower_bound_of_the_marginal_likelihood():
 
 def test_new_cells_are_encoded_as_those_of_the_fit(fitted):
     counts, _, _, fit = fitted
-    loc, scale = encode_factors(fit.params, counts)
+    loc, scale = encode(fit.params, counts)
     np.testing.assert_allclose(loc, fit.loc, atol=2e-3)
     np.testing.assert_allclose(scale, fit.scale, rtol=2e-3)
 
@@ -352,7 +349,7 @@ def test_first_rounds_on_few_cells(fitted, monkeypatch):
     assert 0 < quick.n_few < len(quick.history)
     assert elbo(quick)[-1] == pytest.approx(elbo(fit)[-1], rel=1e-3)
     assert aligned(quick.params, fit.params)[0] < 0.08
-    loc, _ = encode_factors(quick.params, counts)
+    loc, _ = encode(quick.params, counts)
     np.testing.assert_allclose(quick.loc, loc, atol=2e-3)
 
 

@@ -132,8 +132,8 @@ def test_log_likelihood_of_new_cells(fitted, new):
     ("settings", "message"),
     [
         ({"kind": "iwae"}, "kind='iwae'.*marginal, elbo, reconstruction"),
-        ({"by": "gene"}, "by='gene'.*latent space"),
-        ({"components": True}, "components: not for a fit with a latent space"),
+        ({"by": "gene"}, "by: not for the fit 'sb', which has a latent space"),
+        ({"components": True}, "components: not for the fit"),
         ({"temperature": 2.0, "weights": np.ones(30)}, "weights, temperature"),
         ({"n_samples": 0}, "n_samples=0"),
         ({"n_samples": 5}, "at least 25"),
@@ -149,7 +149,7 @@ def test_refused_by_log_likelihood(fitted, settings, message):
 
 def test_kind_is_for_a_latent_space_only(fitted):
     sb.tl.fit(fitted, key_added="flat", n_steps=50, progress=False)
-    with pytest.raises(ValueError, match="kind='elbo' is for a fit with a latent space; 'flat' has none"):
+    with pytest.raises(ValueError, match="kind: for a fit with a latent space, named by key; 'flat' has none"):
         sb.tl.log_likelihood(fitted, "flat", kind="elbo")
     sb.tl.log_likelihood(fitted)
     with pytest.raises(ValueError, match="only its sum over draws"):

@@ -235,6 +235,37 @@ def test_an_interrupted_fit_is_stored_and_ends_where_the_whole_one_ends(monkeypa
     part.obs_names = whole.obs_names
 
 
+def test_an_epoch_that_is_stopped_while_it_is_waited_for_is_run_once(monkeypatch):
+    from scbayes.inference import _epochs
+
+    whole, part = simulated(), simulated()
+    fit(whole, {"max_epochs": 4})
+    compiled, calls = _epochs._compiled, []
+
+    class Waiting:
+        def __array__(self, *_, **__):
+            raise KeyboardInterrupt
+
+    def interrupting(*how):
+        run = compiled(*how)
+
+        def epoch(*args):
+            state, row = run(*args)
+            calls.append(row)
+            return state, Waiting() if len(calls) == 3 else row
+
+        return epoch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_epochs, "_compiled", interrupting)
+        with pytest.raises(KeyboardInterrupt, match="resume=True"):
+            fit(part, {"max_epochs": 4})
+    assert len(sb.get.fit(part).history) == 2
+    sb.tl.fit(part, resume=True, progress=False)
+    np.testing.assert_array_equal(sb.get.fit(part).history, sb.get.fit(whole).history)
+    np.testing.assert_array_equal(part.obsm["sb_latent"], whole.obsm["sb_latent"])
+
+
 def cut(adata: ad.AnnData, monkeypatch) -> ad.AnnData:
     """A fit that was stopped after its first epoch."""
     from scbayes.inference import _epochs

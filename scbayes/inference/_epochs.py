@@ -133,8 +133,9 @@ def train_epochs(
         while len(rows) < recipe.n_epochs and not _stopped(state, len(rows), len(validate), recipe):
             epoch = len(rows)
             order = np.random.default_rng([seed, epoch]).permutation(train)[: n_steps * size].reshape(n_steps, size)
-            state, row = run(state, data, order, padded, jax.random.fold_in(key, epoch), np.int32(epoch))
-            rows.append(np.asarray(row, float))
+            after, row = run(state, data, order, padded, jax.random.fold_in(key, epoch), np.int32(epoch))
+            with_it = [*rows, np.asarray(row, float)]  # waits; an epoch that is interrupted here is not kept by half
+            state, rows = after, with_it
             bar.update()
             if show is not None:
                 bar.set_postfix_str(show(rows[-1]))

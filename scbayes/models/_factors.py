@@ -133,7 +133,7 @@ def fit_factors(
         msg = f"likelihood must be 'nb' or 'poisson', not {likelihood!r}"
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    size = _sizes(counts, log_size)
+    size = counts.totals().astype(float) if log_size is None else np.exp(np.asarray(log_size, float))
     history: list[tuple[float, float]] = []
 
     def tell(value: float, divergence: float) -> bool:
@@ -155,30 +155,8 @@ def fit_factors(
     information = rounds.turn(np.eye(n_latent))
     state = rounds.state
     params = FactorParams(state.loadings, state.offset, state.log_theta)
-    loc, scale = _modes(params, counts, size, rounds.loc)
+    loc, scale = modes(params, counts, size, rounds.loc)
     return FactorFit(params, loc, scale, information, np.array(history), n_few, bool(ended))
-
-
-def encode_factors(
-    params: FactorParams, counts: Counts, log_size: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mode and standard deviations of the factors of new cells, ``(n_cells, n_latent)`` each, float64.
-
-    Their batches are those of the fit; ``log_size`` as in :func:`fit_factors`.
-    """
-    size = _sizes(counts, log_size)
-    return _modes(params, counts, size, np.zeros((counts.n_cells, params.loadings.shape[1])))
-
-
-def decode_factors(params: FactorParams, z: np.ndarray, batch: np.ndarray) -> jax.Array:
-    """Log share of each gene, float32 ``(..., n_genes)``, where the factors are ``z`` (..., K) in ``batch`` (...)."""
-    with jax.enable_x64(False):
-        offset, loadings, z = (jnp.asarray(part, jnp.float32) for part in (params.offset.T, params.loadings.T, z))
-        return jax.nn.log_softmax(offset[np.asarray(batch)] + z @ loadings, -1)
-
-
-def _sizes(counts: Counts, log_size: np.ndarray | None) -> np.ndarray:
-    return counts.totals().astype(float) if log_size is None else np.exp(np.asarray(log_size, float))
 
 
 def _genes(params: FactorParams | GeneState) -> list[Genes]:
@@ -187,7 +165,8 @@ def _genes(params: FactorParams | GeneState) -> list[Genes]:
     return [Genes(jnp.asarray(offset, jnp.float32), loadings, inverse) for offset in params.offset.T]
 
 
-def _modes(params: FactorParams, counts: Counts, size: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def modes(params: FactorParams, counts: Counts, size: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mode of each cell's factors and standard deviation around it, both shaped as the ``start`` of the search."""
     loc, scale = np.empty_like(start), np.empty_like(start)
     with jax.enable_x64(False):
         genes = _genes(params)

@@ -151,7 +151,7 @@ def assign(  # noqa: PLR0913
     clock = logg.info(f"assigning cells to the components of {key!r}")
     check_draws(n_samples, temperature)
     if is_latent(adata if reference is None else reference, key):
-        check_family(given, assign, latent=True, only_latent=(), never_latent=OF_MIXTURES)
+        check_family(given, assign, latent=True, never_latent=OF_MIXTURES)
         return assign_latent(adata, given, clock)
     _check(n_samples, temperature, weights, calibrate, unknown, draws=fit_dirichlet or keep_draws)
     reading = read_with_counts(adata, key, reference=reference, layer=layer)

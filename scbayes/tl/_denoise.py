@@ -10,12 +10,17 @@ from scbayes.models._contamination import N_ROUNDS, find_contamination
 from scbayes.models._native_counts import ROUNDINGS, divide_counts
 from scbayes.state import is_latent
 from scbayes.tl._denoise_arguments import PRIOR, codes_of, counts_in_memory, kinds_of, profiles_of, samples_of
-from scbayes.tl._denoise_latent import check_own, denoise_latent
+from scbayes.tl._denoise_latent import denoise_latent
 from scbayes.tl._denoise_slots import slots_of
+from scbayes.tl._families import check_family
 from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: Arguments of a fit with a latent space, and those that such a fit has an answer to.
+OF_LATENT = ("reference", "n_samples")
+NEVER_LATENT = ("ambient", "prior", "sample_key", "batch_key")
 
 
 def denoise(  # noqa: PLR0913
@@ -128,10 +133,10 @@ def denoise(  # noqa: PLR0913
     from scanpy import logging as logg
 
     _check(prior, interval, rounding)
-    where = adata if reference is None else reference
-    if key is not None and (key in where.uns or reference is not None) and is_latent(where, key):
+    latent = key is not None and is_latent(adata if reference is None else reference, key)
+    check_family(given, denoise, latent=latent, only_latent=OF_LATENT, never_latent=NEVER_LATENT)
+    if latent:
         return denoise_latent(adata, given)
-    check_own(given)
     clock = logg.info("contamination with ambient RNA")
     profiles = profiles_of(adata, ambient, batch_key)
     batch = codes_of(adata, profiles.batch_key, profiles.batches)

@@ -19,9 +19,6 @@ from scbayes.tl._storing import store
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Arguments that the fit has an answer to, and their defaults.
-FOREIGN = {"ambient": "sb_ambient", "prior": PRIOR, "sample_key": None, "batch_key": None}
-
 
 def denoise_latent(adata: "AnnData", given: dict) -> "AnnData | None":
     """Divide, write, report; ``given`` are the arguments of ``tl.denoise``."""
@@ -67,23 +64,8 @@ def denoise_latent(adata: "AnnData", given: dict) -> "AnnData | None":
     return store(adata, "denoise", given["key_added"], values, **how)
 
 
-def check_own(given: dict) -> None:
-    """Refuse what is for a fit with a latent space only."""
-    for name in ("reference", "n_samples"):
-        if given[name] is not None:
-            msg = f"{name} is for a fit with a latent space and an ambient part: name it, key=..., or leave {name} out"
-            raise ValueError(msg)
-
-
 def _check(given: dict) -> None:
-    """Refuse what is not for a fit with a latent space."""
-    own = [
-        name for name, default in FOREIGN.items() if isinstance(given[name], type(default)) and given[name] == default
-    ]
-    foreign = [name for name in FOREIGN if name not in own]
-    if foreign:
-        msg = f"{', '.join(foreign)}: the fit {given['key']!r} has its own; not for a fit with a latent space"
-        raise ValueError(msg)
+    """Refuse a number of draws that is none."""
     n = given["n_samples"]
     if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
         msg = f"n_samples={n!r}: give a whole number of at least 1, or None"

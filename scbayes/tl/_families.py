@@ -5,7 +5,12 @@ from inspect import signature
 
 
 def check_family(
-    given: dict, function: Callable, *, latent: bool, only_latent: tuple[str, ...], never_latent: tuple[str, ...]
+    given: dict,
+    function: Callable,
+    *,
+    latent: bool,
+    only_latent: tuple[str, ...] = (),
+    never_latent: tuple[str, ...] = (),
 ) -> None:
     """Refuse arguments that are not at their default and that the family of the fit does not know.
 
@@ -25,8 +30,11 @@ def check_family(
     unknown = never_latent if latent else only_latent
     foreign = [name for name in unknown if _differs(given[name], parameters[name].default)]
     if foreign:
-        which = "with a latent space" if latent else "of the negative binomial models, such as 'nbvcp'"
-        msg = f"{', '.join(foreign)}: not for the fit {given['key']!r}, which is {which}"
+        key, names = given["key"], ", ".join(foreign)
+        msg = f"{names}: not for the fit {key!r}, which has a latent space"
+        if not latent:
+            has = "no fit is named" if key is None else f"{key!r} has none"
+            msg = f"{names}: for a fit with a latent space, named by key; {has}"
         raise ValueError(msg)
 
 

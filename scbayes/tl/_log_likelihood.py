@@ -1,6 +1,5 @@
 """How probable the counts are under a fit."""
 
-from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ from scipy.special import logsumexp, xlogy
 from scbayes.counts import Counts
 from scbayes.models._parameters import Parameters, log_responsibilities, score_cells, score_genes
 from scbayes.state import is_latent
+from scbayes.tl._families import check_family
 from scbayes.tl._gene_weights import gene_weights
 from scbayes.tl._log_likelihood_latent import log_likelihood_latent
 from scbayes.tl._probabilities import check_draws
@@ -17,6 +17,9 @@ from scbayes.tl._storing import store
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: Arguments that a fit with a latent space does not know.
+NEVER_LATENT = ("by", "components", "weights", "weight_type", "temperature")
 
 
 def log_likelihood(
@@ -132,11 +135,10 @@ def log_likelihood(
         msg = f"by={by!r}: choose 'cell' or 'gene'"
         raise ValueError(msg)
     check_draws(n_samples, temperature)
-    if is_latent(adata if reference is None else reference, key):
-        return log_likelihood_latent(adata, given, signature(log_likelihood))
-    if kind is not None:
-        msg = f"kind={kind!r} is for a fit with a latent space; {key!r} has none"
-        raise ValueError(msg)
+    latent = is_latent(adata if reference is None else reference, key)
+    check_family(given, log_likelihood, latent=latent, only_latent=("kind",), never_latent=NEVER_LATENT)
+    if latent:
+        return log_likelihood_latent(adata, given)
     key_added = key if key_added is None else key_added
     clock = logg.info(f"log likelihood of {key!r} by {by}")
     reading = read_with_counts(adata, key, reference=reference, layer=layer)

@@ -1,6 +1,5 @@
 """How probable the counts are under a fit with a latent space: what ``tl.log_likelihood`` does for it."""
 
-from inspect import Signature
 from typing import TYPE_CHECKING
 
 import jax
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 #: What can be computed, and the number of draws where none is given.
 KINDS = {"marginal": 1000, "elbo": 100, "reconstruction": 100}
-#: Arguments of ``tl.log_likelihood`` that both families know.
-SHARED = ("adata", "key", "by", "n_samples", "reference", "layer", "rng", "key_added", "copy")
 #: Above this Pareto k-hat, importance sampling is not to be trusted (Vehtari et al. 2024).
 K_HAT = 0.7
 #: Share of such cells that is said.
@@ -27,11 +24,11 @@ UNSURE = 0.05
 FEWEST = 25
 
 
-def log_likelihood_latent(adata: "AnnData", given: dict, signature: Signature) -> "AnnData | None":
+def log_likelihood_latent(adata: "AnnData", given: dict) -> "AnnData | None":
     """Compute, write, report; ``given`` are the arguments of ``tl.log_likelihood``."""
     from scanpy import logging as logg
 
-    kind, n = _checked(given, signature)
+    kind, n = _checked(given)
     key, seed = given["key"], as_seed(given["rng"])
     clock = logg.info(f"log likelihood of {key!r}: {kind}, {n} draws")
     reading = read_latent_with_counts(adata, key, reference=given["reference"], layer=given["layer"])
@@ -67,18 +64,8 @@ def latent_log_likelihood(reading: LatentReading, kind: str, n: int, seed: int) 
     return dict(zip(("log_likelihood", "log_likelihood_ess", "log_likelihood_k_hat"), columns, strict=False))
 
 
-def _checked(given: dict, signature: Signature) -> tuple[str, int]:
+def _checked(given: dict) -> tuple[str, int]:
     """Kind and number of draws."""
-    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
-    foreign = [
-        name
-        for name, value in given.items()
-        if name not in (*SHARED, "kind") and (value is not None if defaults[name] is None else value != defaults[name])
-    ]
-    if foreign or given["by"] != "cell":
-        what = ", ".join(foreign) or "by='gene'"
-        msg = f"{what}: not for a fit with a latent space, whose cells have kind= and n_samples="
-        raise ValueError(msg)
     kind = "marginal" if given["kind"] is None else given["kind"]
     if kind not in KINDS:
         msg = f"kind={kind!r}: choose one of {', '.join(KINDS)}"

@@ -156,7 +156,7 @@ def predict(  # noqa: PLR0913
     from scanpy import logging as logg
 
     latent = is_latent(adata if reference is None else reference, key)
-    check_family(given, predict, latent=latent, only_latent=OF_LATENT, never_latent=())
+    check_family(given, predict, latent=latent, only_latent=OF_LATENT)
     key_added = key if key_added is None else key_added
     clock = logg.info(f"predicting {n_samples} data sets from {key!r}")
     quantiles = checked(n_samples, use, quantiles)
