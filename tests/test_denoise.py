@@ -181,6 +181,8 @@ def test_kinds_of_cells(data, fresh):
     sb.tl.fit(fresh, n_components=3, progress=False, n_steps=50)
     denoise(fresh, **soup, key="sb", key_added="fit")
     assert facts(fresh, "fit")["kinds"] == "components of 'sb'"
+    with pytest.raises(ValueError, match="give one"):
+        denoise(fresh, **soup, groupby="kind", key="sb")
     fresh.obs["kind"] = pd.Categorical(np.where(np.arange(fresh.n_obs) > 30, fresh.obs["kind"], None))
     denoise(fresh, **soup, groupby="kind")
     assert (fresh.obs["sb_denoise_group"][:31] == "missing").all()

@@ -145,7 +145,7 @@ BAD = [
     ({"ambient": np.ones((N_GENES, 3)), "batch_key": "batch"}, ValueError, "3 columns"),
     ({"ambient": np.ones((N_GENES, 2)), "batch_key": "none"}, KeyError, "none"),
     ({"groupby": "none"}, KeyError, "none"),
-    ({"key": "sb"}, ValueError, "give one"),
+    ({"key": "sb"}, KeyError, "no fit 'sb'"),
     ({"groupby": None, "key": "none"}, KeyError, "none"),
     ({"sample_key": "none"}, KeyError, "none"),
     ({"sample_key": "holes"}, ValueError, "missing"),

@@ -65,8 +65,10 @@ def fitted(_fitted):
 def decoded_of(rng, *, theta=True, gate=False, b=3, g=7) -> Decoded:
     """Some cells with an ambient part."""
     log = jax.nn.log_softmax
+    log_share = log(jnp.asarray(rng.normal(size=(b, g)), jnp.float32))
     return Decoded(
-        log(jnp.asarray(rng.normal(size=(b, g)), jnp.float32)),
+        log_share,
+        jnp.exp(log_share),
         jnp.asarray(np.log(rng.uniform(20, 60, b)), jnp.float32),
         jnp.asarray(rng.normal(size=g), jnp.float32) if theta else None,
         jnp.asarray(rng.normal(size=(b, g)), jnp.float32) if gate else None,

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
-from scipy.special import expit, gammaln
+from scipy.special import digamma, expit, gammaln, polygamma
 
 from scbayes.models._latent_counts import Decoded, LatentCounts, log_factorial, log_rising
 
-RNG = np.random.default_rng(0)
 B, G = 4, 6
 
 
@@ -25,6 +24,7 @@ def decoded(*, ambient: bool = False, gate: bool = False, seed: int = 0) -> tupl
     f32 = lambda value: None if value is None else jnp.asarray(value, jnp.float32)
     value = Decoded(
         f32(np.log(share)),
+        f32(share),
         f32(np.log(size)),
         f32(np.log(theta)),
         f32(gate_logit),
@@ -40,7 +40,7 @@ def decoded(*, ambient: bool = False, gate: bool = False, seed: int = 0) -> tupl
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "b"])
 def test_log_probability_is_that_of_scipy(likelihood, ambient):
     found, of = decoded(ambient=ambient, gate=likelihood == "zinb")
-    x = RNG.poisson(of["mean"])
+    x = np.random.default_rng(0).poisson(of["mean"])
     x[:, 0] = 0
     total = np.ceil(of["mean"].sum(1)) + 300  # probabilities of the binomial are below 1
     p = of["theta"] / (of["theta"] + of["mean"])
@@ -83,11 +83,23 @@ def test_log_rising_and_factorial_in_single_precision():
     np.testing.assert_allclose(log_factorial(jnp.asarray(x, jnp.float32)), gammaln(x + 1.0), rtol=3e-6, atol=1e-6)
 
 
+def test_derivatives_of_log_rising():
+    x, a = np.meshgrid(np.r_[0, 1, 2, 3, 10, 100, 1000, 60_000], np.geomspace(0.001, 1e6, 40))
+    single = [jnp.asarray(value.ravel(), jnp.float32) for value in (x, a)]
+    x, a = x.ravel(), a.ravel()
+    slope = jax.vmap(jax.grad(log_rising, 1))(*single)
+    np.testing.assert_allclose(slope, digamma(a + x) - digamma(a), rtol=1e-5)
+    bend = jax.vmap(jax.grad(jax.grad(log_rising, 1), 1))(*single)
+    np.testing.assert_allclose(bend, polygamma(1, a + x) - polygamma(1, a), rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(jax.grad(log_rising, 0))(*single), digamma(a + x), rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_are_finite_where_a_share_vanishes():
     def value(log_share):
         found, _ = decoded(gate=True)
         x = jnp.zeros((B, G)).at[0, 0].set(3)
-        return LatentCounts("zinb", found._replace(log_share=log_share), jnp.ones(B)).log_prob(x).sum()
+        found = found._replace(log_share=log_share, share=jnp.exp(log_share))
+        return LatentCounts("zinb", found, jnp.ones(B)).log_prob(x).sum()
 
     gradient = jax.grad(value)(jnp.full((B, G), -60.0))
     assert np.isfinite(gradient).all()

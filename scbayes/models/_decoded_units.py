@@ -257,9 +257,7 @@ def _sums(model: LatentModel):
         """Weighted sums over cells of native means in their own batch, and of compositions under each batch."""
         native = weight @ jnp.exp(model.decode(inputs, v).log_native)
         codes = jnp.arange(model.sizes.n_batches)
-        return native, jax.lax.map(
-            lambda code: weight @ jnp.exp(model.decode(_under(inputs, code), v).log_share), codes
-        )
+        return native, jax.lax.map(lambda code: weight @ model.decode(_under(inputs, code), v).share, codes)
 
     return decode
 

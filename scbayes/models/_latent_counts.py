@@ -12,6 +12,8 @@ from numpyro.distributions import constraints
 MOST = 1 - 1e-6
 #: Log odds of an excess zero below the negative of this are taken as that: single precision has room for the odds.
 LEAST = 60.0
+#: Smallest mean whose log is taken.
+TINY = 1e-30
 #: Log of a size above which counts are taken as Poisson.
 MOST_SIZE = 14.0
 
@@ -21,8 +23,9 @@ class Decoded(NamedTuple):
 
     Attributes
     ----------
-    log_share
-        Log of the native composition; its exponentials sum to 1 over the genes.
+    log_share, share
+        Native composition, which sums to 1 over the genes, and its log: an exponential of all genes takes long, so that
+        whoever has the composition hands it on.
     log_size
         Log of the library size (or size factor), ``(..., B)``.
     log_theta
@@ -35,6 +38,7 @@ class Decoded(NamedTuple):
     """
 
     log_share: Array
+    share: Array
     log_size: Array
     log_theta: Array | None
     gate_logit: Array | None
@@ -55,11 +59,19 @@ class Decoded(NamedTuple):
         return (self.log_size + jax.nn.log_sigmoid(self.contamination_logit))[..., None] + self.log_ambient
 
     @property
+    def mean(self) -> Array:
+        """Mean of all counts (those of a gate's excess zeros aside)."""
+        if self.contamination_logit is None:
+            return jnp.exp(self.log_size)[..., None] * self.share
+        native = jnp.exp(self.log_size + jax.nn.log_sigmoid(-self.contamination_logit))[..., None] * self.share
+        return native + jnp.exp(self.log_background)
+
+    @property
     def log_mean(self) -> Array:
-        """Log of the mean of all counts (those of a gate's excess zeros aside)."""
+        """Log of :attr:`mean`."""
         if self.contamination_logit is None:
             return self.log_native
-        return jnp.logaddexp(self.log_native, self.log_background)
+        return jnp.log(jnp.maximum(self.mean, TINY))
 
     @property
     def log_theta_of_sum(self) -> Array:
@@ -111,16 +123,15 @@ class LatentCounts(dist.Distribution):
         """The other part of :meth:`by_gene`."""
         decoded, log_mean = self.decoded, self.decoded.log_mean
         if self.likelihood == "poisson":
-            return value * log_mean - jnp.exp(log_mean)
+            return value * log_mean - decoded.mean
         if self.likelihood == "b":
             total = self.total[..., None]
-            share = jnp.minimum(jnp.exp(log_mean) / total, MOST)
+            share = jnp.minimum(decoded.mean / total, MOST)
             return value * (log_mean - jnp.log(total)) + (total - value) * jnp.log1p(-share)
         log_theta = decoded.log_theta_of_sum
-        odds = log_mean - log_theta
-        ratio = jnp.maximum(odds, 0) + jnp.log1p(jnp.exp(-jnp.abs(odds)))  # ln(1 + mean / theta)
+        ratio = jnp.log1p(decoded.mean * jnp.exp(-log_theta))
         log_zero = -jnp.exp(log_theta) * ratio
-        positive = value * (odds - ratio) + log_zero
+        positive = value * (log_mean - log_theta - ratio) + log_zero
         if decoded.contamination_logit is not None:
             positive = positive + log_rising(value, jnp.exp(log_theta))
         if decoded.gate_logit is None:
@@ -134,7 +145,7 @@ class LatentCounts(dist.Distribution):
         """Draw counts."""
         decoded = self.decoded
         shape = sample_shape + self.batch_shape + self.event_shape
-        mean = jnp.broadcast_to(jnp.exp(decoded.log_mean), shape)
+        mean = jnp.broadcast_to(decoded.mean, shape)
         key, of_rate, of_gate = jax.random.split(key, 3)
         if self.likelihood == "b":
             total = jnp.broadcast_to(self.total[..., None], shape)
@@ -153,19 +164,48 @@ def log_factorial(x: Array) -> Array:
     return log_rising(x, jnp.ones((), jnp.float32))
 
 
+@jax.custom_jvp
 def log_rising(x: Array, a: Array) -> Array:
     r"""``ln Gamma(x + a) - ln Gamma(a)`` for x >= 0, to about 1e-6 of its size in single precision.
 
     Stirling's series three steps up, where it has converged, with differences taken before they cancel:
-    :math:`\ln\frac{\Gamma(b)}{\Gamma(a)} = (a' - \tfrac12)\ln\frac{b'}{a'} + x \ln b' - x + s(b') - s(a')
-    - \ln\frac{b(b+1)(b+2)}{a(a+1)(a+2)}`, with :math:`b = a + x`, :math:`a' = a + 3`,
-    :math:`s(y) = \frac{1}{12y} - \frac{1}{360y^3}`.
+    :math:`\ln\frac{\Gamma(b)}{\Gamma(a)} = (a' - \tfrac12)\ln\frac{b'}{a'} + x (\ln b' - 1) + s(b') - s(a')
+    - \ln\frac{b(b+1)(b+2)}{a(a+1)(a+2)}`, with :math:`b = a + x`, :math:`a' = a + 3`, :math:`b' = a' + x`,
+    :math:`s(y) = \frac{1}{12y} - \frac{1}{360y^3}`. What depends on a alone is computed in its own shape.
     """
-    up, far = a + 3, a + 3 + x
-    b = a + x
-    steps = jnp.log(b / a * ((b + 1) / (a + 1)) * ((b + 2) / (a + 2)))
-    return (up - 0.5) * jnp.log1p(x / up) + x * (jnp.log(far) - 1) + _series(far) - _series(up) - steps
+    up = a + 3
+    steps = jnp.log(_three(a + x) / _three(a))
+    series = _series(1 / (up + x)) - _series(1 / up)
+    ratio = jnp.log1p(x / up)  # ln(b' / a')
+    return (up - 0.5) * ratio + x * (jnp.log(up) + ratio - 1) + series - steps
 
 
-def _series(y: Array) -> Array:
-    return (1 / 12 - 1 / (360 * y * y)) / y
+@log_rising.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Derivatives are digamma functions: of a + x, and its difference to that of a. Theirs are derived from these."""
+    x, a = primals
+    up, b = a + 3, a + x
+    at_far = _digamma_series(1 / (up + x)) - _harmonic(b)
+    log_up, ratio = jnp.log(up), jnp.log1p(x / up)
+    by_a = ratio + at_far - (_digamma_series(1 / up) - _harmonic(a))
+    return log_rising(x, a), (log_up + ratio + at_far) * tangents[0] + by_a * tangents[1]
+
+
+def _three(y: Array) -> Array:
+    """``y (y + 1) (y + 2)``."""
+    return y * (y + 1) * (y + 2)
+
+
+def _harmonic(y: Array) -> Array:
+    """``1 / y + 1 / (y + 1) + 1 / (y + 2)``."""
+    return (3 * y * (y + 2) + 2) / _three(y)
+
+
+def _series(inverse: Array) -> Array:
+    """Terms of ln Gamma(y) that vanish as y grows, from 1 / y."""
+    return inverse * (1 / 12 - inverse**2 / 360)
+
+
+def _digamma_series(inverse: Array) -> Array:
+    """``digamma(y) - ln y``, likewise."""
+    return -inverse * (1 / 2 + inverse * (1 / 12 - inverse**2 / 120))

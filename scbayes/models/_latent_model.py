@@ -126,7 +126,8 @@ class LatentModel:
         log_size = jnp.broadcast_to(cells.log_size, v.shape[:-1])
         if config.library == "encoded":
             log_size, rest = v[..., rest], rest + 1
-        decoded = Decoded(self._log_share(out["scale"]), log_size, self._log_theta(params, cells, out), out.get("gate"))
+        log_theta = self._log_theta(params, cells, out)
+        decoded = Decoded(*self._composition(out["scale"]), log_size, log_theta, out.get("gate"))
         return self._with_ambient(decoded, inputs, v[..., rest]) if config.ambient else decoded
 
     @staticmethod
@@ -153,13 +154,15 @@ class LatentModel:
             return decoded._replace(contamination_logit=latent, log_ambient=log_ambient)
         share = jax.nn.sigmoid(latent)[..., None]
         rho = self.contamination(inputs.fixed, inputs.cells.soup, latent)[..., None]
-        own = (1 - share) * jnp.exp(decoded.log_share)
+        own = (1 - share) * decoded.share
         native = jnp.maximum(own + (share - rho) * jnp.exp(log_ambient), KEPT * own)
         log_theta = decoded.log_theta
         if log_theta is not None:  # the variance stays as it is
             log_theta = log_theta + 2 * jnp.log(native / own)
+        composition = native / native.sum(-1, keepdims=True)
         return decoded._replace(
-            log_share=jnp.log(native / native.sum(-1, keepdims=True)),
+            log_share=jnp.log(composition),
+            share=composition,
             log_theta=log_theta,
             contamination_logit=(jnp.log(rho) - jnp.log1p(-rho))[..., 0],
             log_ambient=log_ambient,
@@ -169,12 +172,16 @@ class LatentModel:
         """Distribution of the counts of the cells given their latent numbers."""
         return LatentCounts(self.config.likelihood, self.decode(inputs, v), inputs.cells.total)
 
-    def _log_share(self, activation: Array) -> Array:
+    def _composition(self, activation: Array) -> tuple[Array, Array]:
+        """Log share and share of each gene, ``(..., B, G)``."""
         if self.config.scale_activation == "softmax":
-            return jax.nn.log_softmax(activation)
-        positive = jax.nn.relu(jax.nn.softplus(activation) - self.threshold)
-        total = positive.sum(-1, keepdims=True)
-        return jnp.log(positive + FLOOR) - jnp.log(total + FLOOR * activation.shape[-1])
+            below = activation - jax.lax.stop_gradient(activation.max(-1, keepdims=True))
+            odds = jnp.exp(below)
+            total = odds.sum(-1, keepdims=True)
+            return below - jnp.log(total), odds * (1 / total)  # odds / total would have the exponentials taken again
+        positive = jax.nn.relu(jax.nn.softplus(activation) - self.threshold) + FLOOR
+        share = positive / positive.sum(-1, keepdims=True)
+        return jnp.log(share), share
 
     def _log_theta(self, params: dict, cells: Cells, out: dict) -> Array | None:
         if self.config.likelihood in {"poisson", "b"}:

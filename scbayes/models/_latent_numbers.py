@@ -13,13 +13,13 @@ from scbayes.models._latent_model import Inputs, LatentModel
 
 #: By name, from what the decoder says of cells and the totals of their counts.
 NUMBERS: dict[str, Callable[[Decoded, Array], Array]] = {
-    "share": lambda decoded, _: jnp.exp(decoded.log_share),
+    "share": lambda decoded, _: decoded.share,
     "native": lambda decoded, _: jnp.exp(decoded.log_native),
-    "mean": lambda decoded, _: jnp.exp(decoded.log_mean),
+    "mean": lambda decoded, _: decoded.mean,
     "size": lambda decoded, _: jnp.exp(decoded.log_theta_of_sum),
     "native_size": lambda decoded, _: jnp.exp(decoded.log_theta),
     "gate": lambda decoded, _: jax.nn.sigmoid(decoded.gate_logit),
-    "probability": lambda decoded, total: jnp.minimum(jnp.exp(decoded.log_mean) / total[:, None], MOST),
+    "probability": lambda decoded, total: jnp.minimum(decoded.mean / total[:, None], MOST),
     "native_probability": lambda decoded, total: jnp.minimum(jnp.exp(decoded.log_native) / total[:, None], MOST),
 }
 #: Parameters of the distribution of a count under each likelihood.
@@ -81,7 +81,7 @@ def _take(decoded: Decoded, genes: Array) -> Decoded:
     def of(value: Array | None) -> Array | None:
         return None if value is None else jnp.broadcast_to(value, shape)[..., genes]
 
-    of_genes = ("log_share", "log_theta", "gate_logit", "log_ambient")
+    of_genes = ("log_share", "share", "log_theta", "gate_logit", "log_ambient")
     return decoded._replace(**{name: of(getattr(decoded, name)) for name in of_genes})
 
 

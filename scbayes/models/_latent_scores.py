@@ -23,7 +23,7 @@ from scbayes.models._latent_model import Inputs, LatentModel
 #: Cells, and draws of each, that are decoded at a time: their counts stay in the cache of a core.
 CELLS, DRAWS = 16, 8
 #: Degrees of freedom of Student's t, its width in units of the curvature's, and steps to the mode.
-FREEDOM, WIDTH, STEPS = 5.0, 1.2, 5
+FREEDOM, WIDTH, STEPS = 5, 1.2, 5
 
 
 @lru_cache(maxsize=32)
@@ -66,7 +66,8 @@ def importance_ratios(model: LatentModel):
         peak = find_peak(lambda e: at(centre + unit * e) + _log_normal(e), (loc - centre) / unit, STEPS)
         of_normal, of_width = jax.random.split(key)
         t = jax.random.normal(of_normal, (_whole(n), *loc.shape))
-        t /= jnp.sqrt(jax.random.gamma(of_width, FREEDOM / 2, t.shape[:2]) / (FREEDOM / 2))[..., None]
+        squares = jax.random.normal(of_width, (*t.shape[:2], FREEDOM)) ** 2  # faster than a draw of their sum
+        t /= jnp.sqrt(squares.mean(-1))[..., None]
         constant = gammaln((FREEDOM + size) / 2) - gammaln(FREEDOM / 2) - size / 2 * jnp.log(FREEDOM * jnp.pi)
         log_t = constant - (FREEDOM + size) / 2 * jnp.log1p((t**2).sum(-1) / FREEDOM)
         log_r = log_t - peak.log_det - size * jnp.log(WIDTH)
