@@ -157,7 +157,7 @@ def child(name: str, method: str, args) -> None:
 def figure(value) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{round(value, 6):.3g}"
 
 
 def table(found: list[tuple[str, str, Path]], row_of) -> list[dict]:
