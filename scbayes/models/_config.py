@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 
+from scbayes.stats._numbers import check_whole
+
 #: Parts that combine: a name of the family is a choice of them.
 MODELS = {
     "nbdm": {"capture": False, "gate": False},
@@ -57,9 +59,7 @@ class ModelConfig:
         if self.per_batch and self.n_batches < 2:
             msg = f"per_batch={list(self.per_batch)} needs a batch_key with at least two batches"
             raise ValueError(msg)
-        if not isinstance(self.n_components, int) or self.n_components < 1:
-            msg = f"n_components={self.n_components!r}: give a whole number of at least 1"
-            raise ValueError(msg)
+        check_whole(1, n_components=self.n_components)
 
     @property
     def capture(self) -> bool:

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from scbayes.stats._numbers import check_whole
+
 #: Distributions of a count given the latent numbers; ``"b"``: binomial, a share of the cell's total.
 LIKELIHOODS = ("nb", "zinb", "poisson", "b")
 #: What has a dispersion of its own.
@@ -212,9 +214,8 @@ def _check(config) -> None:
         if name in choices and value not in choices[name]:
             msg = f"{name}={value!r}: choose one of {', '.join(map(repr, choices[name]))}"
             raise ValueError(msg)
-        if name in WHOLE and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            msg = f"{name}={value!r}: give a whole number of at least 1"
-            raise ValueError(msg)
+        if name in WHOLE:
+            check_whole(1, **{name: value})
         if name in RANGES:
             _check_range(name, value, *RANGES[name])
         if isinstance(field.default, bool) and not isinstance(value, bool):

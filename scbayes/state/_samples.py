@@ -6,6 +6,7 @@ import numpy as np
 
 from scbayes.models._draws import Draw
 from scbayes.state._fit import Fit
+from scbayes.stats._numbers import check_whole
 
 #: Parameters with a value per gene (the last axis), and those with one per cell, in fits with capture.
 GENE_SITES = ("mu", "r", "gate", "composition")
@@ -49,9 +50,7 @@ def collect_draws(
     ValueError
         If there are no draws to make, a parameter does not exist, or the draws would be larger than 2 GB.
     """
-    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples)
     genes = np.arange(int(fit.fitted.sum())) if genes is None else genes
     like = {site: _of(fit, site, value, genes) for site, value in fit.centre().sites.items()}
     names = _names(sites, like, fit)

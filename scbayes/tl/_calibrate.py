@@ -9,6 +9,7 @@ import pandas as pd
 
 from scbayes.state import Fit, read_fit
 from scbayes.stats._coverage import pooled_share
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._refits import Hits, choose, refit_drawn
 from scbayes.tl._storing import store
 
@@ -136,13 +137,8 @@ def _check(fit: Fit, n_simulations: int, levels: Sequence[float], most: dict) ->
     if not fit.whole:
         msg = f"genes that {fit.key!r} was fitted on are missing here: calibrate on adata with all of them"
         raise ValueError(msg)
-    if not isinstance(n_simulations, int | np.integer) or n_simulations < 2:
-        msg = f"n_simulations={n_simulations!r}: give a whole number of at least 2"
-        raise ValueError(msg)
-    for name, value in most.items():
-        if value is not None and (not isinstance(value, int | np.integer) or value < 2):
-            msg = f"{name}={value!r}: give a whole number of at least 2, or None"
-            raise ValueError(msg)
+    check_whole(2, n_simulations=n_simulations)
+    check_whole(2, or_none=True, **most)
     levels = sorted({float(level) for level in np.ravel(levels)})
     if not levels or not 0 < levels[0] <= levels[-1] < 1:
         msg = f"levels={levels!r}: give probabilities between 0 and 1"

@@ -7,6 +7,7 @@ import pandas as pd
 
 from scbayes.state._read import batch_names
 from scbayes.stats._mixture_density import log_mixture_density
+from scbayes.stats._numbers import check_positive, check_whole
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_reading import read_latent
 from scbayes.tl._storing import store
@@ -108,12 +109,8 @@ def cell_abundance(
 
 
 def _check(dof: float | None, max_cells: int | None) -> None:
-    if dof is not None and not (isinstance(dof, int | float | np.number) and 0 < dof < np.inf):
-        msg = f"dof={dof!r}: give a positive number of degrees of freedom, or None for normals"
-        raise ValueError(msg)
-    if max_cells is not None and not (isinstance(max_cells, int | np.integer) and max_cells >= 2):
-        msg = f"max_cells={max_cells!r}: give a whole number of at least 2, or None for all cells"
-        raise ValueError(msg)
+    check_positive(dof=dof, or_none=True)
+    check_whole(2, max_cells=max_cells, or_none=True)
 
 
 def _samples(adata: "AnnData", sample_key: str, *, alone: bool) -> tuple[np.ndarray, list[str]]:

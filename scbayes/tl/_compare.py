@@ -12,6 +12,7 @@ from scbayes.models._gene_predictive import Genes
 from scbayes.models._marginal_likelihood import Marginal, marginalise, population_of_nu
 from scbayes.models._parameters import Parameters
 from scbayes.state import Fit, read_fit
+from scbayes.stats._numbers import check_whole
 from scbayes.stats._stacking import stacking_weights
 from scbayes.tl._reading import Reading, read_with_counts
 from scbayes.tl._storing import store
@@ -181,12 +182,8 @@ def _check(keys: Sequence[str], n_samples: int, n_cells: int | None) -> list[str
     if isinstance(keys, str) or len(keys) < 2 or len(set(keys)) < len(keys):
         msg = f"keys={keys!r}: give two or more different fits, e.g. ['sb', 'other']"
         raise ValueError(msg)
-    if not isinstance(n_samples, int | np.integer) or n_samples < FEWEST:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least {FEWEST}"
-        raise ValueError(msg)
-    if n_cells is not None and (not isinstance(n_cells, int | np.integer) or n_cells < 2):
-        msg = f"n_cells={n_cells!r}: give a whole number of at least 2"
-        raise ValueError(msg)
+    check_whole(FEWEST, n_samples=n_samples)
+    check_whole(2, n_cells=n_cells, or_none=True)
     return list(keys)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from scbayes.stats._correlation import Moments, ranked
+from scbayes.stats._numbers import check_positive, check_whole
 from scbayes.tl._corrected_samples import CorrectedSamples
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_reading import read_latent_with_counts
@@ -154,13 +155,8 @@ def _check(n_samples: int, method: str, size: float, **switches: bool) -> None:
     if method not in METHODS:
         msg = f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}"
         raise ValueError(msg)
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1"
-        raise ValueError(msg)
-    number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
-    if not number or not 0 < size < np.inf:
-        msg = f"rna_size_factor={size!r}: give a positive number"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples)
+    check_positive(rna_size_factor=size)
     for name, value in switches.items():
         if not isinstance(value, bool | np.bool_):
             msg = f"{name}={value!r}: give True or False"

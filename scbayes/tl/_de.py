@@ -7,8 +7,9 @@ import numpy as np
 from scbayes.counts import Counts
 from scbayes.models._contrast import Table, compare_arms
 from scbayes.models._question import Question
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._de_ambient import with_ambient
-from scbayes.tl._de_arguments import as_question, check_numbers, grouping_of
+from scbayes.tl._de_arguments import as_question, grouping_of
 from scbayes.tl._de_design import Cells, Comparison, arms_of, cells_of, comparisons
 from scbayes.tl._de_groups import Grouping, warn_of_limits, which_cells
 from scbayes.tl._de_latent import cell_columns, read_cells
@@ -238,7 +239,8 @@ def de(  # noqa: PLR0913
 
     clock = logg.info("comparing groups of cells")
     check_backed(adata, copy=copy)
-    check_numbers(n_permutations=(n_permutations, 0), min_cells=(min_cells, 1))
+    check_whole(0, n_permutations=n_permutations)
+    check_whole(1, min_cells=min_cells)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
     asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, "seed": int(rng.integers(2**31))}

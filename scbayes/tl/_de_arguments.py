@@ -7,6 +7,7 @@ import numpy as np
 
 from scbayes.models._question import Question
 from scbayes.state import fit_behind, read_manifest, split_partner, stored_fits
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._de_groups import Grouping, by_column, by_components, by_sets
 
 if TYPE_CHECKING:
@@ -69,17 +70,10 @@ def as_question(
     if n_pairs is not None and not custom:
         msg = "n_pairs pairs draws for change_fn or in_region_fn, and neither was given"
         raise ValueError(msg)
-    check_numbers(n_samples=(n_samples, 100), n_pairs=(100 if n_pairs is None else n_pairs, 100))
+    check_whole(100, n_samples=n_samples)
+    check_whole(100, n_pairs=n_pairs, or_none=True)
     levels = tuple(float(one) for one in levels)
     return Question(**asked, levels=levels, relative_to=_relative(adata, relative_to))
-
-
-def check_numbers(**numbers: tuple[int, int]) -> None:
-    """Refuse what is no whole number of at least the second of each pair."""
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            msg = f"{name}={value!r}: give a whole number of at least {least}"
-            raise ValueError(msg)
 
 
 def _number(value: object) -> bool:

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from scbayes.counts import Counts
 from scbayes.models._latent_native import rates, rounded
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._denoise_arguments import PRIOR, kinds_of
 from scbayes.tl._denoise_slots import slots_of
 from scbayes.tl._latent_ambient import Shares, shares_of
@@ -25,7 +26,7 @@ def denoise_latent(adata: "AnnData", given: dict) -> "AnnData | None":
     from scanpy import logging as logg
 
     key, reference, n_samples = given["key"], given["reference"], given["n_samples"]
-    _check(given)
+    check_whole(1, n_samples=n_samples, or_none=True)
     clock = logg.info(f"counts without ambient ones, from {key!r}")
     reading = read_latent_with_counts(adata, key, reference=reference, layer=given["layer"])
     fit = reading.fit
@@ -62,14 +63,6 @@ def denoise_latent(adata: "AnnData", given: dict) -> "AnnData | None":
     said = f"{shares.mean.mean():.1%} of the counts of a cell are ambient"
     how = {"fit": fit, "facts": facts, "clock": clock, "copy": given["copy"], "said": said}
     return store(adata, "denoise", given["key_added"], values, **how)
-
-
-def _check(given: dict) -> None:
-    """Refuse a number of draws that is none."""
-    n = given["n_samples"]
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
-        msg = f"n_samples={n!r}: give a whole number of at least 1, or None"
-        raise ValueError(msg)
 
 
 def _in_memory(source) -> sparse.csr_array:

@@ -6,6 +6,7 @@ import numpy as np
 
 from scbayes.inference import as_optimizer
 from scbayes.state import check_free, check_is_fit
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._methods import METHODS
 from scbayes.tl._start_components import ComponentSettings
 
@@ -61,15 +62,11 @@ def check_method(method: str, n_samples: int, *, mixture: bool, resume: bool, up
     if resume and method != "svi":
         msg = f"resume=True goes on with an optimisation, and method={method!r} is none: leave one of them out"
         raise ValueError(msg)
-    if not isinstance(n_samples, int | np.integer) or n_samples < 10:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 10"
-        raise ValueError(msg)
+    check_whole(10, n_samples=n_samples)
 
 
 def component_settings(init: str, n_init: int, labels_key: str | None, label_trust: float) -> ComponentSettings:
-    if not isinstance(n_init, int | np.integer) or n_init < 1:
-        msg = f"n_init={n_init!r}: give a whole number of at least 1"
-        raise ValueError(msg)
+    check_whole(1, n_init=n_init)
     if not isinstance(label_trust, int | float | np.number) or not 0.5 < label_trust <= 1:
         msg = f"label_trust={label_trust!r}: give a probability above 0.5 and at most 1"
         raise ValueError(msg)
@@ -89,9 +86,7 @@ def check_arguments(n_steps: int, priors, optimizer, loss) -> None:
     if loss is not None and not isinstance(loss, ELBO):
         msg = f"loss must be a numpyro ELBO such as Trace_ELBO(), not {type(loss).__name__}"
         raise TypeError(msg)
-    if not isinstance(n_steps, int | np.integer) or n_steps < 1:
-        msg = f"n_steps={n_steps!r}: give a whole number of at least 1"
-        raise ValueError(msg)
+    check_whole(1, n_steps=n_steps)
 
 
 def as_seed(rng: int | np.random.Generator) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from scbayes.metrics import imputation_error
 from scbayes.models._latent_model import Inputs, LatentModel
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._corrupted import KEPT, Corrupted, corrupt
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_reading import LatentReading, encode_cells, read_latent_with_counts
@@ -139,9 +140,7 @@ def _check(corruption: str, rate: float, n_samples: int, keep_draws: bool) -> No
     if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 < rate <= 1:
         msg = f"rate={rate!r}: give a number above 0 and at most 1"
         raise ValueError(msg)
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples)
     if not isinstance(keep_draws, bool | np.bool_):
         msg = f"keep_draws={keep_draws!r}: give True or False"
         raise TypeError(msg)

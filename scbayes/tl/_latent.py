@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.state import LatentFit
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_reading import read_latent_with_counts
 from scbayes.tl._storing import store
@@ -82,9 +83,7 @@ def latent(
     from scanpy import logging as logg
 
     clock = logg.info(f"latent numbers of {key!r}")
-    if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 1):
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1, or None"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples, or_none=True)
     reading = read_latent_with_counts(adata, key, reference=reference, layer=layer)
     rng = np.random.default_rng(as_seed(rng))
     fit = reading.fit

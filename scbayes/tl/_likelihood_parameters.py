@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbayes.models._latent_numbers import PARAMETERS
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._cell_expression import as_columns
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_numbers import check_size, numbers_by_block, positions_of, summarise
@@ -84,9 +85,7 @@ def likelihood_parameters(
     from scanpy import logging as logg
 
     clock = logg.info(f"parameters of the counts' distributions of {key!r}")
-    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples)
     reading = read_latent_with_counts(adata, key, reference=reference, layer=layer)
     fit = reading.fit
     names = list(dict.fromkeys([genes] if isinstance(genes, str) else fit.genes if genes is None else map(str, genes)))

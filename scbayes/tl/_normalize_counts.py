@@ -10,6 +10,7 @@ from scbayes.models._compositions import draw_log_compositions, expected_log_com
 from scbayes.state import Fit, is_latent, read_fit
 from scbayes.stats._dirichlet import fit_dirichlet as fit_concentrations
 from scbayes.stats._dirichlet import fit_dirichlet_with_mean
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._cell_expression import expression_of_all, expression_of_chosen, read_cells
 from scbayes.tl._families import check_family
 from scbayes.tl._normalize_latent import normalize_latent
@@ -302,9 +303,7 @@ def _chosen(expression) -> "bool | list[str] | None":
 
 
 def _check(n_samples: int, n_samples_dirichlet: int, interval: float, fit_dirichlet) -> None:
-    for name, value in (("n_samples", n_samples), ("n_samples_dirichlet", n_samples_dirichlet)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r}: give a whole number of at least 1")
+    check_whole(1, n_samples=n_samples, n_samples_dirichlet=n_samples_dirichlet)
     if not 0 < interval < 1:
         raise ValueError(f"interval={interval!r}: give a probability between 0 and 1")
     if fit_dirichlet not in DIRICHLETS:

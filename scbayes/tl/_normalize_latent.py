@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._cell_expression import as_columns
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_numbers import check_size, numbers_by_block, positions_of, summarise
@@ -74,9 +75,7 @@ def _of_cells(adata: "AnnData", reading: LatentReading, genes: np.ndarray, given
 
 def _drawn(reading: LatentReading, n: int, n_genes: int, weights, rng) -> tuple[LatentReading, dict]:
     """Random cells as ``weights`` say, and how good the weights are where they are those of importance sampling."""
-    if not isinstance(n, int | np.integer) or n < 1:
-        msg = f"n_samples_overall={n!r}: give a whole number of at least 1, or None"
-        raise ValueError(msg)
+    check_whole(1, n_samples_overall=n)
     if 4 * n * n_genes > MOST:
         msg = f"n_samples_overall={n} draws of {n_genes} genes take more than {MOST / 1e9:g} GB: name fewer genes"
         raise ValueError(msg)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from scbayes.counts import Counts
 from scbayes.models._latent_numbers import PARAMETERS, draw_counts, draw_rates, numbers_of
 from scbayes.models._predictive import Sums, observed
+from scbayes.stats._numbers import check_positive
 from scbayes.tl._fit_arguments import as_seed
 from scbayes.tl._latent_numbers import draw_latent, without_counts
 from scbayes.tl._latent_reading import Block, LatentReading, read_latent_with_counts
@@ -33,9 +34,7 @@ NATIVE = {"native": "mean", "native_probability": "probability", "native_size": 
 def predict_latent(adata: "AnnData", given: dict, clock) -> "AnnData | None":
     """Draw, sum up and write; ``given`` are the arguments of ``tl.predict``."""
     key, n_samples, rna_size_factor = given["key"], given["n_samples"], given["rna_size_factor"]
-    if rna_size_factor is not None and not (np.isfinite(rna_size_factor) and rna_size_factor > 0):
-        msg = f"rna_size_factor={rna_size_factor!r}: give a positive number, or None"
-        raise ValueError(msg)
+    check_positive(rna_size_factor=rna_size_factor, or_none=True)
     reading = read_latent_with_counts(adata, key, reference=given["reference"], layer=given["layer"])
     fit = reading.fit
     names = chosen_names(fit.genes, given["genes"], key, store_counts=given["store_counts"])

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import sparse
 
 from scbayes.models._predictive import Sums
+from scbayes.stats._numbers import check_whole
 
 GENE_STATISTICS = ("mean", "variance", "zeros")
 CELL_STATISTICS = ("total", "detected")
@@ -20,9 +21,7 @@ CHUNK = 4096
 
 def checked(n_samples: int, use: str, quantiles) -> tuple[float, ...]:
     """The quantiles; settings that are not understood are refused."""
-    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples)
     if use not in ("draws", "centre"):
         msg = f"use={use!r}: give 'draws' or 'centre'"
         raise ValueError(msg)

@@ -12,6 +12,7 @@ from scbayes.models._assignment import (
     gene_probabilities,
 )
 from scbayes.state import Fit
+from scbayes.stats._numbers import check_positive, check_whole
 from scbayes.tl._reading import Reading
 
 
@@ -36,12 +37,8 @@ def check_draws(n_samples: int | None, temperature: float) -> None:
     ValueError
         If `n_samples` is no number of draws, or `temperature` not positive.
     """
-    if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 1):
-        msg = f"n_samples={n_samples!r}: give a whole number of at least 1, or None for the centre of the posterior"
-        raise ValueError(msg)
-    if not 0 < temperature < np.inf:
-        msg = f"temperature={temperature!r}: give a positive number"
-        raise ValueError(msg)
+    check_whole(1, n_samples=n_samples, or_none=True)
+    check_positive(temperature=temperature)
 
 
 def probabilities(
