@@ -13,7 +13,7 @@ def test_whole_numbers(value):
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, np.nan, [1], np.array([1, 2])])
 def test_what_is_no_whole_number(value):
-    with pytest.raises(ValueError, match="^second=.*: give a whole number of at least 1$"):
+    with pytest.raises(ValueError, match=r"^second=.*: give a whole number of at least 1$"):
         check_whole(1, first=1, second=value)
 
 
@@ -31,5 +31,5 @@ def test_positive_numbers(value):
 
 @pytest.mark.parametrize("value", [0, -1.0, np.inf, np.nan, True, "1", None])
 def test_what_is_no_positive_number(value):
-    with pytest.raises(ValueError, match="^x=.*: give a positive number$"):
+    with pytest.raises(ValueError, match=r"^x=.*: give a positive number$"):
         check_positive(x=value)
