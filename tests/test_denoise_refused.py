@@ -41,7 +41,7 @@ def denoise(adata, **settings):
         ({"groupby": "rho"}, ValueError, "fractional"),
         ({"groupby": "same"}, ValueError, "same name"),
         ({"key": "nothing"}, KeyError, "nothing"),
-        ({"groupby": "kind", "key": "sb"}, ValueError, "give one"),
+        ({"groupby": "kind", "key": "sb"}, KeyError, "no fit 'sb'"),
         ({"sample_key": "nothing"}, KeyError, "nothing"),
         ({"sample_key": "holes"}, ValueError, "missing values"),
         ({"layer": "nothing"}, KeyError, "nothing"),

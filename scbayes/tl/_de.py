@@ -240,7 +240,6 @@ def de(  # noqa: PLR0913
     clock = logg.info("comparing groups of cells")
     check_backed(adata, copy=copy)
     check_whole(0, n_permutations=n_permutations)
-    check_whole(1, min_cells=min_cells)
     rng = np.random.default_rng(rng)
     drawn = {"change": change_fn, "in_region": in_region_fn, "n_samples": n_samples, "n_pairs": n_pairs}
     asked = {"statistic": statistic, "mode": mode, "delta": delta, "fdr": fdr, "seed": int(rng.integers(2**31))}

@@ -10,6 +10,7 @@ from scbayes.models._ambient_counts import AmbientCells
 from scbayes.models._contrast import Arms
 from scbayes.models._decoded_units import Decoder
 from scbayes.models._units import Units
+from scbayes.stats._numbers import check_whole
 from scbayes.tl._de_groups import REST, SETS_GIVEN, Grouping, categories_of, names_of
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def comparisons(
 ) -> tuple[list[Comparison], list[str]]:
     """Every comparison that has cells, and the names of those that have fewer than ``min_cells``."""
     from scanpy import logging as logg
+
+    check_whole(1, min_cells=min_cells)
 
     def position(name: str) -> int:
         if str(name) not in cells.groups:
