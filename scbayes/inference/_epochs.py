@@ -134,7 +134,7 @@ def train_epochs(
             epoch = len(rows)
             order = np.random.default_rng([seed, epoch]).permutation(train)[: n_steps * size].reshape(n_steps, size)
             after, row = run(state, data, order, padded, jax.random.fold_in(key, epoch), np.int32(epoch))
-            with_it = [*rows, np.asarray(row, float)]  # waits; an epoch that is interrupted here is not kept by half
+            with_it = [*rows, np.asarray(row, float)]  # waits: interrupted here, the epoch is not kept
             state, rows = after, with_it
             bar.update()
             if show is not None:

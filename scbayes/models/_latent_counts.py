@@ -24,8 +24,8 @@ class Decoded(NamedTuple):
     Attributes
     ----------
     log_share, share
-        Native composition, which sums to 1 over the genes, and its log: an exponential of all genes takes long, so that
-        whoever has the composition hands it on.
+        Log of the native composition, and the composition, which sums to 1 over the genes. Both are kept: exponentials
+        of all genes in all cells are much of the time that a likelihood takes.
     log_size
         Log of the library size (or size factor), ``(..., B)``.
     log_theta

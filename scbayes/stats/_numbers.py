@@ -1,5 +1,7 @@
 """Numbers that users give."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -11,12 +13,7 @@ def check_whole(least: int, *, or_none: bool = False, **numbers: object) -> None
     ValueError
         Naming the first.
     """
-    for name, value in numbers.items():
-        if value is None and or_none:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            msg = f"{name}={value!r}: give a whole number of at least {least}" + (", or None" if or_none else "")
-            raise ValueError(msg)
+    _check(f"a whole number of at least {least}", numbers, or_none, lambda x: _is(x, int | np.integer) and x >= least)
 
 
 def check_positive(*, or_none: bool = False, **numbers: object) -> None:
@@ -27,10 +24,15 @@ def check_positive(*, or_none: bool = False, **numbers: object) -> None:
     ValueError
         Naming the first.
     """
+    _check("a positive number", numbers, or_none, lambda x: _is(x, int | float | np.number) and 0 < x < np.inf)
+
+
+def _is(value: object, kind) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check(what: str, numbers: dict[str, object], or_none: bool, fits: Callable) -> None:  # noqa: FBT001
     for name, value in numbers.items():
-        if value is None and or_none:
-            continue
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 < value < np.inf:
-            msg = f"{name}={value!r}: give a positive number" + (", or None" if or_none else "")
+        if not (fits(value) or (value is None and or_none)):
+            msg = f"{name}={value!r}: give {what}" + (", or None" if or_none else "")
             raise ValueError(msg)
